@@ -1,0 +1,21 @@
+//! The words of Tidegate and the pure machines behind its promises.
+//!
+//! Nothing here knows tokio, a socket, a file or a clock: time comes in as an argument, and a state machine
+//! returns what is to be done. Every other crate of the daemon depends on this one and on no other.
+
+pub mod backoff;
+pub mod batch;
+pub mod item;
+pub mod ledger;
+pub mod limits;
+pub mod message;
+pub mod outcome;
+pub mod reading;
+pub mod series;
+
+pub use batch::Batch;
+pub use item::Item;
+pub use ledger::Ledger;
+pub use message::{AckToken, Arrival, Message};
+pub use outcome::{BatchOutcome, PipelineOutcome};
+pub use reading::{Kind, Quality, Value};

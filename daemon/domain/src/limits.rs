@@ -1,0 +1,61 @@
+//! Every bound of the data path, with its unit in its name and its consequence beside it (DESIGN 10).
+
+use std::time::Duration;
+
+/// Readings that go through a filter in one call. A longer batch is cut; nothing is refused.
+pub const BATCH_ROWS: usize = 1024;
+/// Payload bytes taken from a source into one batch. A longer queue waits for the next batch.
+pub const BATCH_BYTES: usize = 1024 * 1024;
+/// Readings in one commit group; the group commits when it is reached.
+pub const GROUP_ROWS: usize = 8192;
+/// Payload bytes in one commit group; the group commits when it is reached.
+pub const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// Messages of one source that wait for the pipeline. When full, the source's connection is read no further.
+pub const SOURCE_QUEUE_MESSAGES: usize = 4096;
+/// Payload bytes of one source that wait for the pipeline, likewise.
+pub const SOURCE_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// The largest payload that is decoded. A larger one goes to quarantine, cut to `QUARANTINE_BYTES`.
+pub const PAYLOAD_BYTES: usize = 1024 * 1024;
+/// The largest MQTT packet that is read from a broker. It leaves room for a topic of 64 KiB and properties
+/// above `PAYLOAD_BYTES`, so that an oversize payload is quarantined instead of ending the connection.
+pub const PACKET_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes kept of one quarantined message. The ledger counts it whole, its row says how long it was.
+pub const QUARANTINE_BYTES: usize = 64 * 1024;
+/// Nesting of a JSON payload. A deeper one goes to quarantine.
+pub const JSON_DEPTH: usize = 32;
+/// Readings out of one message. A message with more goes to quarantine.
+pub const MESSAGE_READINGS: usize = 65_536;
+/// Bytes of a series name. A message that would name a longer one goes to quarantine.
+pub const SERIES_NAME_BYTES: usize = 512;
+/// Bytes of a text value. A longer text makes its message go to quarantine.
+pub const TEXT_BYTES: usize = 16 * 1024;
+/// One outbox item; readings of one batch are cut into as many items as needed.
+pub const OUTBOX_ITEM_BYTES: usize = 64 * 1024;
+/// Linear memory of one filter instance. A filter that asks for more traps.
+pub const FILTER_MEMORY_BYTES: usize = 16 * 1024 * 1024;
+/// CPU time of one filter call. A filter that needs more is stopped, which counts as a trap.
+pub const FILTER_DEADLINE: Duration = Duration::from_millis(250);
+/// Bytes that one host call may move in or out of a filter.
+pub const HOST_CALL_BYTES: usize = 4 * 1024 * 1024;
+/// One record of per-series filter state.
+pub const SERIES_STATE_BYTES: usize = 256;
+/// All of a filter's global state, keys and values.
+pub const GLOBAL_STATE_BYTES: usize = 1024 * 1024;
+/// Series that one filter keeps state for; a state for a further one is refused as a fault of the filter.
+pub const STATE_SERIES: usize = 100_000;
+/// A module's component file.
+pub const MODULE_FILE_BYTES: u64 = 16 * 1024 * 1024;
+/// Wall time of one compilation; then the child is killed and the module refused.
+pub const COMPILE_TIME: Duration = Duration::from_secs(60);
+/// Address space of one compilation above what the child has mapped at its start.
+pub const COMPILE_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
+/// Log lines of one module in a second; further ones are counted and dropped.
+pub const LOG_LINES_PER_SECOND: u32 = 10;
+/// Body of a request to the status server.
+pub const HTTP_BODY_BYTES: usize = 1024 * 1024;
+/// Processing attempts of a redelivered message after unclean exits; the last one goes to quarantine undecoded.
+pub const ATTEMPTS: u32 = 3;
+/// How long after its end a window stays open for readings that arrive late.
+pub const LATENESS: Duration = Duration::from_secs(2);
+/// How long a commit group waits for company.
+pub const LINGER: Duration = Duration::from_millis(100);

@@ -1,0 +1,232 @@
+//! What a batch became: the unit that the store commits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::batch::Batch;
+use crate::message::{AckToken, Arrival};
+
+/// Everything that one batch of one source became. It commits as a whole or not at all, and only then are its
+/// messages acknowledged.
+#[derive(Clone, Debug, Default)]
+pub struct BatchOutcome {
+    /// Index of the source in the configuration's order.
+    pub source: usize,
+    /// The latest arrival in the batch: the committed arrival clock advances to it.
+    pub arrival: Arrival,
+    /// Acknowledgements due after the commit.
+    pub acks: Vec<AckToken>,
+    /// Payload bytes of the batch, for the group's bound.
+    pub bytes: usize,
+    /// How many messages the source sends without an acknowledgement, as far as is known; 0 where it has no
+    /// such window.
+    pub receive_window: u32,
+    /// The counts for the source's ledger.
+    pub counts: MessageCounts,
+    /// Messages that could not be decoded; they are among `counts.quarantined`.
+    pub quarantined: Vec<QuarantinedMessage>,
+    /// One for every pipeline that reads the source, in the configuration's order.
+    pub pipelines: Vec<PipelineOutcome>,
+    /// Digests of redelivered messages whose persisted attempt count can go with this commit.
+    pub attempts_done: Vec<[u8; 32]>,
+}
+
+/// A source's counts of one batch: `received = decoded + quarantined + Σ dropped`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageCounts {
+    /// Messages taken in.
+    pub received: u64,
+    /// Those among them that the source marked as sent before.
+    pub redelivered: u64,
+    /// Messages that became readings (none is a possible number of them).
+    pub decoded: u64,
+    /// Messages set aside.
+    pub quarantined: u64,
+    /// Messages dropped, by reason; see [`reason`].
+    pub dropped: BTreeMap<&'static str, u64>,
+}
+
+/// The words for losses, as they stand in the ledger, in quarantine and in gap items.
+pub mod reason {
+    /// A source that no pipeline reads.
+    pub const NO_PIPELINE: &str = "no-pipeline";
+    /// QoS 0 came faster than it could be taken in.
+    pub const OVERFLOW: &str = "overflow";
+    /// A filter failed and its `on-failure` is `drop`.
+    pub const FILTER_FAILURE: &str = "filter-failure";
+    /// The payload is not what `decode` says.
+    pub const UNDECODABLE: &str = "undecodable";
+    /// The payload, a name or a text is above its bound.
+    pub const OVERSIZE: &str = "oversize";
+    /// The daemon died on this message too often.
+    pub const ATTEMPTS: &str = "attempts";
+    /// A filter trapped.
+    pub const TRAP: &str = "trap";
+    /// A filter used up its CPU time.
+    pub const TIMEOUT: &str = "timeout";
+    /// A filter answered with a fault.
+    pub const FAULT: &str = "fault";
+    /// A filter rejected single rows.
+    pub const REJECTED: &str = "rejected";
+    /// A filter returned columns that mean nothing.
+    pub const INVALID_OUTPUT: &str = "invalid-output";
+    /// The store's bound in bytes.
+    pub const SIZE: &str = "size";
+    /// The store's bound in age.
+    pub const AGE: &str = "age";
+    /// The broker lost the session: nobody knows what it dropped.
+    pub const SESSION_LOST: &str = "session-lost";
+}
+
+/// A message that could not become readings.
+#[derive(Clone, Debug)]
+pub struct QuarantinedMessage {
+    /// MQTT topic or line name.
+    pub topic: Arc<str>,
+    /// The bytes, cut to [`crate::limits::QUARANTINE_BYTES`].
+    pub payload: Bytes,
+    /// The payload's length before it was cut.
+    pub length: u64,
+    /// One of [`reason`].
+    pub reason: &'static str,
+    /// What was wrong, where, for a person.
+    pub detail: String,
+    /// When it arrived.
+    pub arrival: Arrival,
+}
+
+/// What one pipeline made of one batch:
+/// `selected + derived + replayed = stored + filtered + Σ quarantined + Σ dropped`.
+#[derive(Clone, Debug, Default)]
+pub struct PipelineOutcome {
+    /// Index of the pipeline in the configuration's order.
+    pub pipeline: usize,
+    /// The chain that handled it.
+    pub generation: Option<Arc<Generation>>,
+    /// Readings that entered.
+    pub selected: u64,
+    /// Readings that filters added.
+    pub derived: u64,
+    /// Readings that entered from quarantine.
+    pub replayed: u64,
+    /// Readings that filters took out.
+    pub filtered: u64,
+    /// Readings dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Readings that came through: they are stored, summarised and, where wanted, sent.
+    pub stored: Batch,
+    /// Readings that a filter failed on or rejected.
+    pub quarantined: Vec<QuarantinedReadings>,
+    /// What changed in the filters' states.
+    pub state: Vec<StateDelta>,
+    /// Alarms raised and cleared.
+    pub alarms: Vec<AlarmChange>,
+}
+
+/// What a pipeline's chain ran: named in every stored and sent row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// The first 16 hex digits of the SHA-256 over all of the below; identifies the generation for ever.
+    pub id: String,
+    /// The slots in the order of the chain.
+    pub slots: Vec<SlotGeneration>,
+}
+
+/// One slot of a [`Generation`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotGeneration {
+    /// The filter's name in the pipeline.
+    pub filter: String,
+    /// The module's name, version and digest (`sha256:…` of the component).
+    pub module: String,
+    /// Semantic version.
+    pub version: String,
+    /// `sha256:` and 64 hex digits.
+    pub digest: String,
+    /// SHA-256 of settings, grants and limits, in hex.
+    pub settings: String,
+}
+
+/// Readings set aside with the reason, replayable after a fix.
+#[derive(Clone, Debug)]
+pub struct QuarantinedReadings {
+    /// The filter's name in the pipeline.
+    pub filter: String,
+    /// One of [`reason`].
+    pub reason: &'static str,
+    /// What the filter said, or what the trap was.
+    pub detail: String,
+    /// The rows as they entered that filter.
+    pub rows: Batch,
+}
+
+/// What one filter's state became in one batch.
+#[derive(Clone, Debug)]
+pub struct StateDelta {
+    /// `pipeline/filter`.
+    pub slot: Arc<str>,
+    /// The changes.
+    pub change: StateChange,
+}
+
+/// The two kinds of filter state that a manifest can declare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateChange {
+    /// New records of some series, as one column.
+    Series {
+        /// Bytes of one record.
+        width: usize,
+        /// The series whose records changed.
+        names: Vec<Arc<str>>,
+        /// `names.len() * width` bytes; a record of zeros means none.
+        records: Vec<u8>,
+    },
+    /// Keys set, or deleted where the value is `None`.
+    Global(Vec<(String, Option<Vec<u8>>)>),
+}
+
+/// How grave an alarm is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Needs somebody's attention.
+    Warning,
+    /// Needs somebody now.
+    Critical,
+}
+
+/// Whether an alarm begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AlarmState {
+    /// It holds from now on.
+    Raised,
+    /// It no longer holds.
+    Cleared,
+}
+
+/// An alarm raised or cleared by a filter, staged with its batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlarmChange {
+    /// The filter's name in the pipeline.
+    pub filter: String,
+    /// The series it is about.
+    pub series: Arc<str>,
+    /// The reading's time, nanoseconds since the epoch.
+    pub time: i64,
+    /// Raised or cleared.
+    pub state: AlarmState,
+    /// How grave.
+    pub severity: Severity,
+    /// Short and stable, for programs: `spike`.
+    pub code: String,
+    /// For people.
+    pub text: String,
+    /// The value that caused it, where it is a number.
+    pub value: Option<f64>,
+}

@@ -1,0 +1,2 @@
+//! The Tidegate daemon.
+fn main() {}
