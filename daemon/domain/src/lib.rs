@@ -5,13 +5,17 @@
 
 pub mod backoff;
 pub mod batch;
+pub mod delivery;
 pub mod item;
 pub mod ledger;
 pub mod limits;
 pub mod message;
 pub mod outcome;
 pub mod reading;
+pub mod receive_window;
 pub mod series;
+pub mod sketch;
+pub mod window;
 
 pub use batch::Batch;
 pub use item::Item;
@@ -19,3 +23,4 @@ pub use ledger::Ledger;
 pub use message::{AckToken, Arrival, Message};
 pub use outcome::{BatchOutcome, PipelineOutcome};
 pub use reading::{Kind, Quality, Value};
+pub use window::{ClosedWindow, WindowKey, WindowSet};

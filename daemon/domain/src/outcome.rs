@@ -77,6 +77,10 @@ pub mod reason {
     pub const SIZE: &str = "size";
     /// The store's bound in age.
     pub const AGE: &str = "age";
+    /// Quarantine's share of the store's bound in bytes.
+    pub const QUARANTINE_SIZE: &str = "quarantine-size";
+    /// The store's bound in age, for what was in quarantine.
+    pub const QUARANTINE_AGE: &str = "quarantine-age";
     /// The broker lost the session: nobody knows what it dropped.
     pub const SESSION_LOST: &str = "session-lost";
 }

@@ -3,8 +3,8 @@
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// A list of series globs: `*` stands within one level (`plant/*/temp`), `**` crosses levels; an empty list
-/// selects every series.
-#[derive(Clone, Debug)]
+/// selects every series, and so does the default.
+#[derive(Clone, Debug, Default)]
 pub struct SeriesFilter {
     set: Option<GlobSet>,
 }

@@ -1,0 +1,450 @@
+//! The seam to the MQTT client library: one connection, both versions of the protocol, five things that can happen.
+//!
+//! Every connection is made with a fresh client and a clean session. The library keeps what was not acknowledged and
+//! sends it again by itself, the broker may keep a session as well, and either would send what the outbox sends again
+//! anyway; a client that was never used before has nothing to send, and none of the library's states that survive a
+//! connection (a packet id that collided, an acknowledgement that never comes) can follow us to the next.
+
+use std::future;
+use std::io;
+use std::time::Duration;
+
+use rumqttc::v5;
+use rumqttc::v5::mqttbytes::v5::{DisconnectReasonCode, PubAck, PubAckReason};
+use rumqttc::{NetworkOptions, Outgoing, Packet, QoS};
+use tidegate_domain::delivery::EndedBy;
+
+use crate::config::{MqttUplinkConfig, Transport, Version};
+
+/// What happens on a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LinkEvent {
+    /// The broker let us in.
+    Connected {
+        /// How many unacknowledged messages it takes at once, where it says so.
+        receive_maximum: Option<u16>,
+        /// The largest packet it takes in bytes, where it says so.
+        max_packet: Option<u32>,
+    },
+    /// The oldest submission without a packet id has one.
+    Numbered(u16),
+    /// The broker acknowledged a packet id.
+    Acknowledged {
+        /// Which.
+        pkid: u16,
+        /// Its reason, where it refused.
+        refusal: Option<String>,
+    },
+    /// Our farewell is out.
+    Left,
+    /// It is over. Nothing happens after that.
+    Ended {
+        /// By whom.
+        by: EndedBy,
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+/// What a connection is made with, beyond the configuration.
+pub(crate) struct Login {
+    pub(crate) username: String,
+    pub(crate) password: String,
+}
+
+/// The last will: published by the broker, retained, when we are gone without a farewell.
+pub(crate) struct Will<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Begins a connection; [`Driver::next`] makes it.
+pub(crate) fn open(
+    config: &MqttUplinkConfig,
+    login: Option<Login>,
+    will: Will<'_>,
+) -> (Sender, Driver) {
+    let Transport::Plain = config.transport;
+    // Room for the window, the status, the farewell and the disconnection: a submission never finds it full.
+    let queue = config.in_flight.messages + 8;
+    // Twice the window, so that a broker that acknowledges out of order does not make packet ids collide at once.
+    let packet_ids = u16::try_from(queue * 2).unwrap_or(u16::MAX);
+    // The library waits this long for a flush, too: a slow line fills its buffer with what is one window.
+    let patience = config.keep_alive.as_secs().clamp(10, 60);
+    let host = bracketed(&config.host);
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(patience);
+    match config.version {
+        Version::V311 => {
+            let mut options = rumqttc::MqttOptions::new(&config.client_id, host, config.port);
+            options
+                .set_keep_alive(config.keep_alive)
+                .set_clean_session(true)
+                .set_inflight(packet_ids)
+                .set_max_packet_size(INCOMING_PACKET, outgoing_packet(config))
+                .set_last_will(rumqttc::LastWill::new(
+                    will.topic,
+                    will.payload,
+                    QoS::AtLeastOnce,
+                    true,
+                ));
+            if let Some(login) = login {
+                options.set_credentials(login.username, login.password);
+            }
+            let (client, mut events) = rumqttc::AsyncClient::new(options, queue);
+            events.set_network_options(network);
+            let driver = Driver::new(EventLoop::V311(Box::new(events)), config.keep_alive);
+            (Sender::V311(client), driver)
+        }
+        Version::V5 => {
+            let mut options = v5::MqttOptions::new(&config.client_id, host, config.port);
+            options
+                .set_keep_alive(config.keep_alive)
+                .set_clean_start(true)
+                .set_outgoing_inflight_upper_limit(packet_ids)
+                .set_max_packet_size(u32::try_from(INCOMING_PACKET).ok())
+                .set_connection_timeout(patience)
+                .set_network_options(network)
+                .set_last_will(v5::mqttbytes::v5::LastWill::new(
+                    will.topic,
+                    will.payload,
+                    v5::mqttbytes::QoS::AtLeastOnce,
+                    true,
+                    None,
+                ));
+            if let Some(login) = login {
+                options.set_credentials(login.username, login.password);
+            }
+            let (client, events) = v5::AsyncClient::new(options, queue);
+            let driver = Driver::new(EventLoop::V5(Box::new(events)), config.keep_alive);
+            (Sender::V5(client), driver)
+        }
+    }
+}
+
+/// The library joins host and port with a colon, of which an IPv6 address has some already.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
+}
+
+/// The bytes of an MQTT packet that publishes `payload` bytes on `topic`, at most: fixed header, lengths, packet id,
+/// properties.
+pub(crate) fn packet_size(topic: &str, payload: usize) -> usize {
+    payload.saturating_add(topic.len() + 16)
+}
+
+/// We subscribe to nothing, so that acknowledgements are the largest that comes in; with MQTT 5 they carry texts.
+const INCOMING_PACKET: usize = 64 * 1024;
+
+/// The library ends the connection over a packet that is larger. Messages are measured before, see [`packet_size`]; the
+/// status is small, and must be able to go out however small the messages have to be.
+pub(crate) fn outgoing_packet(config: &MqttUplinkConfig) -> usize {
+    config.max_packet.max(INCOMING_PACKET)
+}
+
+/// Submits to a connection. It never blocks.
+pub(crate) enum Sender {
+    V311(rumqttc::AsyncClient),
+    V5(v5::AsyncClient),
+}
+
+/// A submission was not taken: the queue of the client library was full, which its size rules out.
+#[derive(Debug)]
+pub(crate) struct NotTaken;
+
+impl Sender {
+    /// Publishes at QoS 1. The packet id is told by a later [`LinkEvent::Numbered`], in the order of submissions.
+    pub(crate) fn publish(
+        &self,
+        topic: &str,
+        payload: Vec<u8>,
+        retain: bool,
+    ) -> Result<(), NotTaken> {
+        match self {
+            Self::V311(client) => client
+                .try_publish(topic, QoS::AtLeastOnce, retain, payload)
+                .map_err(|_| NotTaken),
+            Self::V5(client) => client
+                .try_publish(topic, v5::mqttbytes::QoS::AtLeastOnce, retain, payload)
+                .map_err(|_| NotTaken),
+        }
+    }
+
+    /// Says farewell, so that the last will is not published; [`LinkEvent::Left`] follows.
+    pub(crate) fn leave(&self) -> Result<(), NotTaken> {
+        match self {
+            Self::V311(client) => client.try_disconnect().map_err(|_| NotTaken),
+            Self::V5(client) => client.try_disconnect().map_err(|_| NotTaken),
+        }
+    }
+}
+
+/// Makes a connection and keeps it going for as long as it is asked what is next.
+pub(crate) struct Driver {
+    events: EventLoop,
+    keep_alive: Duration,
+    /// How it ended; told after what came in before.
+    ended: Option<(EndedBy, String)>,
+    over: bool,
+}
+
+enum EventLoop {
+    V311(Box<rumqttc::EventLoop>),
+    V5(Box<v5::EventLoop>),
+}
+
+impl Driver {
+    fn new(events: EventLoop, keep_alive: Duration) -> Self {
+        Self {
+            events,
+            keep_alive,
+            ended: None,
+            over: false,
+        }
+    }
+
+    /// The next thing that happens. It takes the driver and gives it back, because the library's `poll` is not safe to
+    /// cancel: a future that owns the connection is either driven to its end or given up together with it.
+    pub(crate) async fn next(mut self) -> (Self, LinkEvent) {
+        loop {
+            if self.over {
+                return future::pending().await;
+            }
+            if self.ended.is_some() {
+                // The library reports an error before events that were there earlier; an acknowledgement among them
+                // saves a message from being sent twice.
+                if let Some(event) = self.left_over() {
+                    return (self, event);
+                }
+                if let Some((by, reason)) = self.ended.take() {
+                    self.over = true;
+                    return (self, LinkEvent::Ended { by, reason });
+                }
+            }
+            match self.poll().await {
+                Ok(Some(event)) => return (self, event),
+                Ok(None) => {}
+                Err(ended) => self.ended = Some(ended),
+            }
+        }
+    }
+
+    async fn poll(&mut self) -> Result<Option<LinkEvent>, (EndedBy, String)> {
+        match &mut self.events {
+            EventLoop::V311(events) => match events.poll().await {
+                Ok(event) => Ok(event_v311(event)),
+                Err(error) => Err((ended_by_v311(&error), error.to_string())),
+            },
+            EventLoop::V5(events) => match events.poll().await {
+                Ok(event) => {
+                    // A broker may forbid keep-alives by setting them to 0; the library then asks all the time and
+                    // fails, and we want to know when a line is dead.
+                    if events.options.keep_alive().is_zero() {
+                        events.options.set_keep_alive(self.keep_alive);
+                    }
+                    Ok(event_v5(event))
+                }
+                Err(error) => Err((ended_by_v5(&error), error.to_string())),
+            },
+        }
+    }
+
+    fn left_over(&mut self) -> Option<LinkEvent> {
+        match &mut self.events {
+            EventLoop::V311(events) => {
+                let events = &mut events.state.events;
+                std::iter::from_fn(|| events.pop_front()).find_map(event_v311)
+            }
+            EventLoop::V5(events) => {
+                let events = &mut events.state.events;
+                std::iter::from_fn(|| events.pop_front()).find_map(event_v5)
+            }
+        }
+    }
+}
+
+fn event_v311(event: rumqttc::Event) -> Option<LinkEvent> {
+    match event {
+        rumqttc::Event::Outgoing(outgoing) => outgoing_event(&outgoing),
+        rumqttc::Event::Incoming(packet) => {
+            if let Packet::ConnAck(_) = packet {
+                return Some(LinkEvent::Connected {
+                    receive_maximum: None,
+                    max_packet: None,
+                });
+            }
+            let Packet::PubAck(ack) = packet else {
+                return None;
+            };
+            Some(LinkEvent::Acknowledged {
+                pkid: ack.pkid,
+                refusal: None,
+            })
+        }
+    }
+}
+
+fn event_v5(event: v5::Event) -> Option<LinkEvent> {
+    match event {
+        v5::Event::Outgoing(outgoing) => outgoing_event(&outgoing),
+        v5::Event::Incoming(packet) => {
+            if let v5::Incoming::ConnAck(answer) = packet {
+                let said = answer.properties;
+                return Some(LinkEvent::Connected {
+                    receive_maximum: said.as_ref().and_then(|said| said.receive_max),
+                    max_packet: said.as_ref().and_then(|said| said.max_packet_size),
+                });
+            }
+            let v5::Incoming::PubAck(ack) = packet else {
+                return None;
+            };
+            Some(LinkEvent::Acknowledged {
+                pkid: ack.pkid,
+                refusal: refusal(ack),
+            })
+        }
+    }
+}
+
+fn outgoing_event(outgoing: &Outgoing) -> Option<LinkEvent> {
+    if let Outgoing::Publish(pkid) = *outgoing {
+        // 0 stands for QoS 0, which is never used here.
+        return (pkid != 0).then_some(LinkEvent::Numbered(pkid));
+    }
+    matches!(outgoing, Outgoing::Disconnect).then_some(LinkEvent::Left)
+}
+
+/// Reason codes from 0x80 on are refusals.
+fn refusal(ack: PubAck) -> Option<String> {
+    let code = match ack.reason {
+        // Nobody subscribes: the broker took it all the same.
+        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => return None,
+        PubAckReason::UnspecifiedError => "unspecified error (0x80)",
+        PubAckReason::ImplementationSpecificError => "implementation specific error (0x83)",
+        PubAckReason::NotAuthorized => "not authorized (0x87)",
+        PubAckReason::TopicNameInvalid => "topic name invalid (0x90)",
+        PubAckReason::PacketIdentifierInUse => "packet identifier in use (0x91)",
+        PubAckReason::QuotaExceeded => "quota exceeded (0x97)",
+        PubAckReason::PayloadFormatInvalid => "payload format invalid (0x99)",
+    };
+    let text = ack.properties.and_then(|said| said.reason_string);
+    Some(match text {
+        Some(text) => format!("the broker refused it: {code}: {text}"),
+        None => format!("the broker refused it: {code}"),
+    })
+}
+
+fn ended_by_v311(error: &rumqttc::ConnectionError) -> EndedBy {
+    use rumqttc::{ConnectionError, StateError, mqttbytes};
+    match error {
+        ConnectionError::Io(error)
+        | ConnectionError::MqttState(StateError::Io(error))
+        | ConnectionError::MqttState(StateError::Deserialization(mqttbytes::Error::Io(error))) => {
+            ended_by(error.kind())
+        }
+        ConnectionError::MqttState(
+            StateError::ConnectionAborted
+            | StateError::Deserialization(_)
+            | StateError::WrongPacket
+            | StateError::InvalidState,
+        ) => EndedBy::Peer,
+        ConnectionError::MqttState(
+            StateError::Unsolicited(_)
+            | StateError::AwaitPingResp
+            | StateError::CollisionTimeout
+            | StateError::EmptySubscription,
+        )
+        | ConnectionError::NetworkTimeout
+        | ConnectionError::FlushTimeout
+        | ConnectionError::ConnectionRefused(_)
+        | ConnectionError::NotConnAck(_)
+        | ConnectionError::RequestsDone => EndedBy::Line,
+    }
+}
+
+fn ended_by_v5(error: &v5::ConnectionError) -> EndedBy {
+    use v5::mqttbytes;
+    use v5::{ConnectionError, StateError};
+    match error {
+        ConnectionError::Io(error)
+        | ConnectionError::MqttState(StateError::Io(error))
+        | ConnectionError::MqttState(StateError::Deserialization(mqttbytes::Error::Io(error))) => {
+            ended_by(error.kind())
+        }
+        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
+            ended_by_disconnect(*reason_code)
+        }
+        ConnectionError::MqttState(
+            StateError::ConnectionAborted
+            | StateError::Deserialization(_)
+            | StateError::WrongPacket
+            | StateError::InvalidState
+            | StateError::OutgoingPacketTooLarge { .. }
+            | StateError::IncomingPacketTooLarge { .. },
+        ) => EndedBy::Peer,
+        ConnectionError::MqttState(
+            StateError::Unsolicited(_)
+            | StateError::AwaitPingResp
+            | StateError::CollisionTimeout
+            | StateError::EmptySubscription
+            | StateError::Coversion(_)
+            | StateError::InvalidAlias { .. }
+            | StateError::ConnFail { .. },
+        )
+        | ConnectionError::Timeout(_)
+        | ConnectionError::ConnectionRefused(_)
+        | ConnectionError::NotConnAck(_)
+        | ConnectionError::RequestsDone => EndedBy::Line,
+    }
+}
+
+fn ended_by(kind: io::ErrorKind) -> EndedBy {
+    let peer = matches!(
+        kind,
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof
+    );
+    if peer { EndedBy::Peer } else { EndedBy::Line }
+}
+
+/// A broker that says why it leaves either means what we sent, or itself.
+fn ended_by_disconnect(code: DisconnectReasonCode) -> EndedBy {
+    match code {
+        DisconnectReasonCode::UnspecifiedError
+        | DisconnectReasonCode::MalformedPacket
+        | DisconnectReasonCode::ProtocolError
+        | DisconnectReasonCode::ImplementationSpecificError
+        | DisconnectReasonCode::NotAuthorized
+        | DisconnectReasonCode::TopicFilterInvalid
+        | DisconnectReasonCode::TopicNameInvalid
+        | DisconnectReasonCode::TopicAliasInvalid
+        | DisconnectReasonCode::PacketTooLarge
+        | DisconnectReasonCode::PayloadFormatInvalid
+        | DisconnectReasonCode::RetainNotSupported
+        | DisconnectReasonCode::QoSNotSupported => EndedBy::Peer,
+        DisconnectReasonCode::NormalDisconnection
+        | DisconnectReasonCode::DisconnectWithWillMessage
+        | DisconnectReasonCode::ServerBusy
+        | DisconnectReasonCode::ServerShuttingDown
+        | DisconnectReasonCode::KeepAliveTimeout
+        | DisconnectReasonCode::SessionTakenOver
+        | DisconnectReasonCode::ReceiveMaximumExceeded
+        | DisconnectReasonCode::MessageRateTooHigh
+        | DisconnectReasonCode::QuotaExceeded
+        | DisconnectReasonCode::AdministrativeAction
+        | DisconnectReasonCode::UseAnotherServer
+        | DisconnectReasonCode::ServerMoved
+        | DisconnectReasonCode::SharedSubscriptionNotSupported
+        | DisconnectReasonCode::ConnectionRateExceeded
+        | DisconnectReasonCode::MaximumConnectTime
+        | DisconnectReasonCode::SubscriptionIdentifiersNotSupported
+        | DisconnectReasonCode::WildcardSubscriptionsNotSupported => EndedBy::Line,
+    }
+}

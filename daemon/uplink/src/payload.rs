@@ -1,0 +1,152 @@
+//! Uplink payload, version 1: the envelope around items that were encoded when they were made.
+
+use serde_json::Value;
+use tidegate_domain::delivery::SealedMessage;
+
+use crate::status::Status;
+
+/// The beginning of every message of a stream, encoded once.
+#[derive(Clone, Debug)]
+pub(crate) struct Envelope {
+    head: String,
+}
+
+impl Envelope {
+    pub(crate) fn new(gateway: &str, stream: &str) -> Self {
+        let gateway = json_string(gateway);
+        let stream = json_string(stream);
+        Self {
+            head: format!(r#"{{"v":1,"gateway":{gateway},"stream":{stream},"seq":"#),
+        }
+    }
+
+    /// The bytes of a message's payload, or a few more.
+    pub(crate) fn size(&self, message: &SealedMessage) -> usize {
+        self.head.len() + message.body.len() + 80
+    }
+
+    /// The payload of a message. Its items are copied as they are: they are the same bytes with every attempt.
+    pub(crate) fn message(&self, message: &SealedMessage, replayed: bool) -> Vec<u8> {
+        let seq = message.seq;
+        let kind = message.kind.as_str();
+        let middle = format!(r#"{seq},"kind":"{kind}","replayed":{replayed},"items":["#);
+        let parts = [
+            self.head.as_bytes(),
+            middle.as_bytes(),
+            &message.body,
+            b"]}",
+        ];
+        parts.concat()
+    }
+}
+
+/// What the retained status says while we are there.
+pub(crate) fn status(gateway: &str, status: &Status, wall_ms: i64) -> Vec<u8> {
+    let gateway = json_string(gateway);
+    let state = status.state.as_str();
+    let version = json_string(&status.version);
+    let boot = json_string(&status.boot);
+    let synced = status.clock_synced;
+    let modules = &status.modules;
+    format!(
+        r#"{{"v":1,"gateway":{gateway},"state":"{state}","version":{version},"boot":{boot},"clock":{{"synced":{synced},"time":{wall_ms}}},"modules":{modules}}}"#
+    )
+    .into_bytes()
+}
+
+/// What the retained status says while we are not there: the last will, and the farewell.
+pub(crate) fn offline(gateway: &str) -> Vec<u8> {
+    let gateway = json_string(gateway);
+    format!(r#"{{"v":1,"gateway":{gateway},"state":"offline"}}"#).into_bytes()
+}
+
+fn json_string(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::StatusState;
+    use tidegate_domain::item::{Item, ItemKind, Priority, Stats, SummaryItem};
+
+    /// The published example, byte for byte but for the line break that makes it readable there.
+    const EXAMPLE: &str = concat!(
+        r#"{"v":1,"gateway":"gw-0042","stream":"9f2c41d07b3e8a55","seq":1207,"kind":"summary","replayed":false,"#,
+        r#""items":[{"pipeline":"temperature","series":"plant/line1/temp","from":1766000000000,"to":1766000060000,"#,
+        r#""count":60,"min":20.9,"max":22.4,"mean":21.6,"stddev":0.3,"first":21.0,"last":21.7,"p50":21.6,"p95":22.2}]}"#,
+    );
+
+    fn example() -> SealedMessage {
+        let item = Item::Summary(SummaryItem {
+            pipeline: "temperature",
+            series: "plant/line1/temp",
+            from: 1_766_000_000_000,
+            to: 1_766_000_060_000,
+            stats: Stats {
+                count: 60,
+                min: Some(20.9),
+                max: Some(22.4),
+                mean: Some(21.6),
+                stddev: Some(0.3),
+                first: Some(21.0),
+                last: Some(21.7),
+                p50: Some(21.6),
+                p95: Some(22.2),
+                ..Stats::default()
+            },
+            ..SummaryItem::default()
+        });
+        SealedMessage {
+            seq: 1207,
+            kind: ItemKind::Summary,
+            priority: Priority::Normal,
+            items: 1,
+            body: item.to_json().into_bytes(),
+        }
+    }
+
+    #[test]
+    fn a_message_is_the_published_example() {
+        let envelope = Envelope::new("gw-0042", "9f2c41d07b3e8a55");
+        let payload = envelope.message(&example(), false);
+        assert_eq!(String::from_utf8_lossy(&payload), EXAMPLE);
+        let replayed = envelope.message(&example(), true);
+        let expect = EXAMPLE.replace(r#""replayed":false"#, r#""replayed":true"#);
+        assert_eq!(String::from_utf8_lossy(&replayed), expect);
+    }
+
+    #[test]
+    fn names_cannot_break_out_of_the_envelope() {
+        let odd = "gw\"},\\\n\u{1}";
+        let payload = Envelope::new(odd, odd).message(&example(), false);
+        let parsed: Value = serde_json::from_slice(&payload).expect("valid JSON");
+        assert_eq!(parsed["gateway"], odd);
+        assert_eq!(parsed["stream"], odd);
+        let parsed: Value = serde_json::from_slice(&offline(odd)).expect("valid JSON");
+        assert_eq!(parsed["gateway"], odd);
+    }
+
+    #[test]
+    fn a_status_says_who_we_are() {
+        let modules = serde_json::json!([{"name": "range", "version": "1.0.0"}]);
+        let payload = status(
+            "gw-0042",
+            &Status {
+                state: StatusState::Degraded,
+                version: "0.1.0".to_owned(),
+                boot: "5f0c".to_owned(),
+                clock_synced: false,
+                modules,
+            },
+            1_766_000_000_000,
+        );
+        assert_eq!(
+            String::from_utf8_lossy(&payload),
+            concat!(
+                r#"{"v":1,"gateway":"gw-0042","state":"degraded","version":"0.1.0","boot":"5f0c","#,
+                r#""clock":{"synced":false,"time":1766000000000},"modules":[{"name":"range","version":"1.0.0"}]}"#
+            )
+        );
+    }
+}
