@@ -1,1 +1,47 @@
-//! Tidegate pipeline.
+//! Filters: WebAssembly components, compiled ahead of time and run with bounds, in chains over columns of readings.
+//!
+//! The way of a batch: [`Pipeline::run`] (`chain.rs`) selects its series and sends the rows through each slot (`slot.rs`),
+//! which calls the module on a fresh instance (`contract.rs` is the boundary, `host/` what the module can call), takes
+//! over state (`state.rs`) and reports what went on, what was set aside and why. [`Runtime`] (`engine.rs`) makes
+//! components runnable: from the cache (`cache.rs`) or through the compiler child (`compile.rs`).
+//!
+//! Nothing here spawns, except the engine's one clock thread (`ticker.rs`) and the compiler child.
+
+mod breaker;
+mod cache;
+mod chain;
+mod columns;
+pub mod compile;
+mod contract;
+mod cpu;
+pub mod decode;
+mod engine;
+pub mod grants;
+mod host;
+pub mod inspect;
+pub mod manifest;
+mod native;
+mod schema;
+mod slot;
+mod state;
+mod stats;
+pub mod test_vectors;
+mod ticker;
+
+#[cfg(test)]
+mod tests;
+
+pub use breaker::BreakerState;
+pub use cache::CacheLimits;
+pub use chain::{Pipeline, PipelineConfig, PipelineError};
+pub use compile::{CompileLimits, CompileRequest, compile_child};
+pub use engine::{
+    CONCURRENT_GUESTS, CodeOrigin, Compiled, LoadError, Profile, Runtime, RuntimeConfig,
+    RuntimeError,
+};
+pub use grants::{Grant, NotGranted};
+pub use host::Secret;
+pub use inspect::{Digest, ImportName, Inspection, inspect};
+pub use manifest::{LoadedModule, Manifest, Module, ModuleError, Origin, SlotLimits, StateKind};
+pub use slot::{OnFailure, SlotConfig, SlotError};
+pub use stats::{FilterSnapshot, FilterStats, LastError, Metric, PipelineStats};

@@ -1,0 +1,34 @@
+//! The compiler child alone, for this crate's own tests: what `tidegate compile` does, without the daemon around it.
+
+use std::process::ExitCode;
+
+use tidegate_pipeline::compile::{CompileRequest, compile_child};
+
+#[expect(clippy::print_stderr, reason = "a program's own standard error")]
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let value = |name: &str| {
+        arguments
+            .iter()
+            .skip_while(|argument| *argument != name)
+            .nth(1)
+            .ok_or_else(|| format!("{name} is missing"))
+    };
+    let request = CompileRequest {
+        profile: value("--profile")?.parse()?,
+        memory_bytes: value("--memory-bytes")?.parse()?,
+        cpu_seconds: value("--cpu-seconds")?.parse()?,
+    };
+    compile_child(&request, &mut std::io::stdin(), &mut std::io::stdout())?;
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! A pipeline's chain of filters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use sha2::{Digest as _, Sha256};
+use tidegate_domain::outcome::{Generation, PipelineOutcome, StateChange};
+use tidegate_domain::series::SeriesFilter;
+use tidegate_domain::{Arrival, Batch};
+
+use crate::columns;
+use crate::engine::Runtime;
+use crate::inspect;
+use crate::slot::{Slot, SlotConfig, SlotError};
+use crate::stats::{FilterStats, PipelineStats};
+
+/// What a pipeline is.
+#[derive(Clone, Debug)]
+pub struct PipelineConfig {
+    /// Its place in the configuration's order.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// The series that enter it.
+    pub select: SeriesFilter,
+    /// Its filters, in order; none is a pipeline that lets everything through.
+    pub slots: Vec<SlotConfig>,
+}
+
+/// Why a pipeline cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("pipeline `{pipeline}`, filter `{filter}`")]
+pub struct PipelineError {
+    /// The pipeline.
+    pub pipeline: String,
+    /// The filter.
+    pub filter: String,
+    /// Why.
+    pub source: SlotError,
+}
+
+/// A pipeline's chain, with the state of its filters. It belongs to one worker.
+pub struct Pipeline {
+    index: usize,
+    name: String,
+    select: SeriesFilter,
+    slots: Vec<Slot>,
+    generation: Arc<Generation>,
+    stats: Arc<PipelineStats>,
+}
+
+impl Pipeline {
+    /// Links every filter with what it was granted and checks its settings. `state` holds snapshots of the filters' states
+    /// by `pipeline/filter`; what is not in it starts empty.
+    ///
+    /// # Errors
+    /// The first filter that cannot be made.
+    pub fn new(
+        runtime: &Runtime,
+        config: PipelineConfig,
+        state: &BTreeMap<String, StateChange>,
+    ) -> Result<Self, PipelineError> {
+        let PipelineConfig {
+            index,
+            name,
+            select,
+            slots: configs,
+        } = config;
+        let stats = Arc::new(PipelineStats {
+            filters: configs
+                .iter()
+                .map(|slot| {
+                    let manifest = &slot.module.manifest;
+                    FilterStats::new(&slot.filter, &manifest.name, &manifest.version)
+                })
+                .collect(),
+            ..PipelineStats::default()
+        });
+        let mut slots = Vec::with_capacity(configs.len());
+        let mut generations = Vec::with_capacity(configs.len());
+        let mut names = BTreeSet::new();
+        for (place, config) in configs.into_iter().enumerate() {
+            let filter = config.filter.clone();
+            let error = |source| PipelineError {
+                pipeline: name.clone(),
+                filter: filter.clone(),
+                source,
+            };
+            if !names.insert(filter.clone()) {
+                return Err(error(SlotError::Name));
+            }
+            let grants = config.grants.clone();
+            let snapshot = state.get(&format!("{name}/{filter}"));
+            let slot = Slot::new(runtime, &name, config, place, Arc::clone(&stats), snapshot)
+                .map_err(error)?;
+            generations.push(slot.generation(&grants));
+            slots.push(slot);
+        }
+        Ok(Self {
+            index,
+            name,
+            select,
+            slots,
+            generation: Arc::new(Generation {
+                id: generation_id(&generations),
+                slots: generations,
+            }),
+            stats,
+        })
+    }
+
+    /// Sends what it selects of a batch through the chain. Blocks for as long as the filters compute.
+    ///
+    /// `arrival` is what filters see as the present; `now` moves the back-off of failing filters and the rate of log
+    /// lines. The input is sound, in the sense of [`Batch::validate`], as everything is that a decoder made.
+    pub fn run(&mut self, input: &Batch, arrival: Arrival, now: Instant) -> PipelineOutcome {
+        let selected: Vec<bool> = input
+            .names
+            .iter()
+            .map(|name| self.select.matches(name))
+            .collect();
+        let mut rows = columns::gather(input, input.len(), |row| {
+            selected[input.series[row] as usize]
+        });
+        let mut outcome = PipelineOutcome {
+            pipeline: self.index,
+            generation: Some(Arc::clone(&self.generation)),
+            selected: rows.len() as u64,
+            ..PipelineOutcome::default()
+        };
+        for slot in &mut self.slots {
+            if rows.is_empty() {
+                break;
+            }
+            rows = slot.run(rows, arrival, now, &mut outcome);
+        }
+        self.stats.selected.fetch_add(outcome.selected, Relaxed);
+        self.stats.stored.fetch_add(rows.len() as u64, Relaxed);
+        outcome.stored = rows;
+        outcome
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it runs; changes with any module, setting, grant or limit.
+    #[must_use]
+    pub fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+
+    /// Its numbers, for reading from any thread.
+    #[must_use]
+    pub fn stats(&self) -> Arc<PipelineStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// The keys, `pipeline/filter`, of the filters that keep state: the store can forget those of others.
+    #[must_use]
+    pub fn stateful(&self) -> Vec<Arc<str>> {
+        self.slots.iter().filter_map(Slot::state_key).collect()
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline")
+            .field("name", &self.name)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The first 16 hex digits of the SHA-256 over the slots, each value ended by a byte that none contains.
+fn generation_id(slots: &[tidegate_domain::outcome::SlotGeneration]) -> String {
+    let mut hash = Sha256::new();
+    for slot in slots {
+        for value in [
+            &slot.filter,
+            &slot.module,
+            &slot.version,
+            &slot.digest,
+            &slot.settings,
+        ] {
+            hash.update(value.as_bytes());
+            hash.update([0xff]);
+        }
+    }
+    let mut id = inspect::hex(&hash.finalize());
+    id.truncate(16);
+    id
+}

@@ -1,0 +1,483 @@
+//! The wasmtime engine, configured once for running and for compiling, and the way from a component's bytes to
+//! native code that may run.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use sha2::{Digest as _, Sha256};
+use tidegate_domain::limits;
+use wasmtime::component::Component;
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, ModuleVersionStrategy, OptLevel,
+    PoolingAllocationConfig, RegallocAlgorithm, Strategy, WasmBacktraceDetails,
+};
+
+use crate::cache::{Cache, CacheLimits, Key, Miss};
+use crate::compile::{CompileLimits, Compiler};
+use crate::inspect::{self, Digest, InspectError};
+use crate::native;
+use crate::ticker::Ticker;
+
+/// Guests that run at the same time. A worker thread that comes when all are taken waits for one; there is one guest
+/// a worker at most, so that a gateway with more workers than this only loses a little parallelism.
+pub const CONCURRENT_GUESTS: u32 = 16;
+/// Stack of a guest. It is part of the calling thread's own stack, which for a thread of Rust's is 2 MiB.
+const GUEST_STACK_BYTES: usize = 512 * 1024;
+/// Memory of a finished guest that is overwritten for the next one instead of being given back to the kernel. It costs
+/// this much of RAM a guest at most and saves page faults: a call on one reading takes 15 µs instead of 25 (x86-64).
+const RESIDENT_BYTES: usize = 256 * 1024;
+/// Entries of a guest's function table; an interpreter compiled to WebAssembly has some thousands.
+pub(crate) const TABLE_ELEMENTS: usize = 20_000;
+/// Core instances in one component: the module itself and the adapters around it.
+pub(crate) const CORE_INSTANCES: u32 = 16;
+/// Tables in one component.
+pub(crate) const TABLES: u32 = 8;
+
+/// How address space is laid out for guests. It is part of every compiled artefact's identity, because bounds
+/// checks are left out where a guard region catches what they would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// 4 GiB of address space a guest: no bounds checks. 16 of them fit below 39 bits.
+    Wide,
+    /// 64 MiB of address space a guest, for kernels or limits (RLIMIT_AS) that refuse the wide one.
+    Small,
+}
+
+impl Profile {
+    fn reservation(self) -> u64 {
+        match self {
+            Self::Wide => 4 << 30,
+            Self::Small => 64 << 20,
+        }
+    }
+
+    fn guard(self) -> u64 {
+        match self {
+            Self::Wide => 32 << 20,
+            Self::Small => 64 << 10,
+        }
+    }
+
+    /// The most linear memory that a slot's limits can allow a guest, in bytes.
+    #[must_use]
+    pub fn max_memory_bytes(self) -> usize {
+        match self {
+            Self::Wide => 256 << 20,
+            Self::Small => 64 << 20,
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Wide => "wide",
+            Self::Small => "small",
+        })
+    }
+}
+
+/// A word that is no [`Profile`].
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no engine profile; there are `wide` and `small`")]
+pub struct UnknownProfile(String);
+
+impl FromStr for Profile {
+    type Err = UnknownProfile;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "wide" => Ok(Self::Wide),
+            "small" => Ok(Self::Small),
+            other => Err(UnknownProfile(other.to_owned())),
+        }
+    }
+}
+
+/// Where the runtime keeps things and what it may use.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// Directory of compiled artefacts; created with mode 0700 where absent.
+    pub cache_dir: PathBuf,
+    /// File with the device secret that authenticates artefacts; created with mode 0600 where absent.
+    pub secret: PathBuf,
+    /// Our own executable, run as `tidegate compile`.
+    pub compiler: PathBuf,
+    /// Bounds of one compilation.
+    pub compile: CompileLimits,
+    /// Bounds of the cache directory.
+    pub cache: CacheLimits,
+    /// `None` tries [`Profile::Wide`] first and falls back to [`Profile::Small`].
+    pub profile: Option<Profile>,
+}
+
+impl RuntimeConfig {
+    /// The given places with default bounds.
+    #[must_use]
+    pub fn new(cache_dir: PathBuf, secret: PathBuf, compiler: PathBuf) -> Self {
+        Self {
+            cache_dir,
+            secret,
+            compiler,
+            compile: CompileLimits::default(),
+            cache: CacheLimits::default(),
+            profile: None,
+        }
+    }
+}
+
+/// Why the runtime does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The engine refuses this machine.
+    #[error("the WebAssembly engine does not start ({profile} profile): {detail}")]
+    Engine {
+        /// The profile that was tried last.
+        profile: Profile,
+        /// What the engine says.
+        detail: String,
+    },
+    /// The cache directory cannot be made or opened.
+    #[error("the directory for compiled modules, {}, cannot be used; check its owner and free space", path.display())]
+    CacheDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The device secret cannot be read or made.
+    #[error("the device secret {} cannot be read or created; it must be a file of our own user", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No thread for the clock that interrupts guests.
+    #[error("no thread for the clock that interrupts filters")]
+    Ticker(#[source] std::io::Error),
+}
+
+/// Why a component does not load.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The bytes are no sound component.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// The compiler cannot be run at all.
+    #[error("the compiler {} cannot be run", path.display())]
+    Spawn {
+        /// The executable.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Files for the compiler's input and output.
+    #[error("no temporary files for the compiler in {}", dir.display())]
+    Scratch {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The compiler took too long and was killed.
+    #[error("compiling the module took longer than {} s and was stopped", limit.as_secs_f32())]
+    CompileTime {
+        /// The bound.
+        limit: std::time::Duration,
+    },
+    /// The compiler failed, or its limits ended it.
+    #[error("the module cannot be compiled ({status}): {detail}")]
+    Compile {
+        /// How the child ended.
+        status: std::process::ExitStatus,
+        /// The end of what it wrote to standard error.
+        detail: String,
+    },
+    /// The compiler's output is above its bound.
+    #[error("the compiled module has {got} bytes, above the bound of {limit}")]
+    ArtefactSize {
+        /// What came out.
+        got: u64,
+        /// The bound.
+        limit: u64,
+    },
+    /// What was just compiled is refused by the engine.
+    #[error("the compiled module does not load: {0}")]
+    Load(String),
+}
+
+/// Where the native code of a [`Compiled`] came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CodeOrigin {
+    /// From the cache, its MAC verified.
+    Cache,
+    /// Compiled now, for this reason.
+    Compiled {
+        /// Why the cache did not serve.
+        reason: String,
+    },
+}
+
+/// A component as native code of this process.
+pub struct Compiled {
+    digest: Digest,
+    origin: CodeOrigin,
+    pub(crate) component: Component,
+}
+
+impl Compiled {
+    /// Digest of the component that the code came from.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Where the code came from.
+    #[must_use]
+    pub fn origin(&self) -> &CodeOrigin {
+        &self.origin
+    }
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiled")
+            .field("digest", &self.digest)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The engine, its ticker and the cache; one a process.
+pub struct Runtime {
+    pub(crate) engine: Engine,
+    pub(crate) ticker: Arc<Ticker>,
+    profile: Profile,
+    cache: Cache,
+    compiler: Compiler,
+    /// What is loaded now, by component; the lock is held over a compilation, so that none runs twice.
+    loaded: Mutex<HashMap<Digest, Weak<Compiled>>>,
+}
+
+impl Runtime {
+    /// Starts the engine, its ticker thread, and opens the cache.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`].
+    pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
+        let (engine, profile) = match config.profile {
+            Some(profile) => (pooled(profile)?, profile),
+            None => match pooled(Profile::Wide) {
+                Ok(engine) => (engine, Profile::Wide),
+                Err(error) => {
+                    tracing::warn!(%error, "address space is short: filters run with bounds checks");
+                    (pooled(Profile::Small)?, Profile::Small)
+                }
+            },
+        };
+        let cache = Cache::open(config.cache_dir.clone(), &config.secret, config.cache)?;
+        let ticker = Ticker::start(engine.clone(), CONCURRENT_GUESTS)
+            .map(Arc::new)
+            .map_err(RuntimeError::Ticker)?;
+        Ok(Self {
+            engine,
+            ticker,
+            profile,
+            cache,
+            compiler: Compiler {
+                program: config.compiler,
+                scratch: config.cache_dir,
+                limits: config.compile,
+                profile,
+            },
+            loaded: Mutex::default(),
+        })
+    }
+
+    /// The profile in use.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// Makes a component runnable: from the cache where its artefact is authentic and made for this very engine and
+    /// machine, else by compiling it in a child process. Blocks for the time of a compilation.
+    ///
+    /// # Errors
+    /// See [`LoadError`]. A cache that cannot be written is a warning, not an error.
+    pub fn load(&self, component: &[u8]) -> Result<Arc<Compiled>, LoadError> {
+        let digest = inspect::outline(component)?.digest;
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.retain(|_, compiled| compiled.strong_count() > 0);
+        if let Some(compiled) = loaded.get(&digest).and_then(Weak::upgrade) {
+            return Ok(compiled);
+        }
+        let compiled = Arc::new(self.cached_or_compiled(component, digest.clone())?);
+        loaded.insert(digest, Arc::downgrade(&compiled));
+        Ok(compiled)
+    }
+
+    fn cached_or_compiled(&self, component: &[u8], digest: Digest) -> Result<Compiled, LoadError> {
+        let key = Key::new(&digest, &self.engine, self.profile);
+        let miss = match self.cache.read(&key) {
+            Ok(artefact) => match native::deserialize(&self.engine, &artefact) {
+                Ok(component) => {
+                    return Ok(Compiled {
+                        digest,
+                        origin: CodeOrigin::Cache,
+                        component,
+                    });
+                }
+                Err(error) => Miss::Refused(format!("{error:#}")),
+            },
+            Err(miss) => miss,
+        };
+        let reason = miss.to_string();
+        if matches!(miss, Miss::Absent) {
+            tracing::info!(component = %digest, reason, "compiling a module");
+        } else {
+            tracing::warn!(component = %digest, reason, "compiling a module again");
+        }
+        let native = self.compiler.run(component)?;
+        let artefact = self.cache.seal(&key, &native);
+        let component = native::deserialize(&self.engine, &artefact)
+            .map_err(|error| LoadError::Load(format!("{error:#}")))?;
+        if let Err(error) = self.cache.write(&key, &artefact) {
+            tracing::warn!(%error, "the compiled module is not kept and will be compiled again at the next start");
+        }
+        Ok(Compiled {
+            digest,
+            origin: CodeOrigin::Compiled { reason },
+            component,
+        })
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The engine that compiles: the same code comes out as for the pooled one, and no address space is reserved, so that
+/// it fits under a limit.
+pub(crate) fn compiling(profile: Profile) -> Result<Engine, RuntimeError> {
+    start(profile, &config(profile, false))
+}
+
+fn pooled(profile: Profile) -> Result<Engine, RuntimeError> {
+    start(profile, &config(profile, true))
+}
+
+fn start(
+    profile: Profile,
+    config: &Result<Config, wasmtime::Error>,
+) -> Result<Engine, RuntimeError> {
+    config
+        .as_ref()
+        .map_err(|error| format!("{error:#}"))
+        .and_then(|config| Engine::new(config).map_err(|error| format!("{error:#}")))
+        .map_err(|detail| RuntimeError::Engine { profile, detail })
+}
+
+/// Everything that decides about the code and its limits, in one place: both engines come from here.
+fn config(profile: Profile, pool: bool) -> Result<Config, wasmtime::Error> {
+    let mut config = Config::new();
+    config
+        .strategy(Strategy::Cranelift)
+        .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
+        // Outputs of two versions of a filter are compared bit by bit.
+        .cranelift_nan_canonicalization(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(GUEST_STACK_BYTES)
+        .wasm_component_model(true)
+        .wasm_relaxed_simd(false)
+        .wasm_memory64(false)
+        .concurrency_support(false)
+        // Explicit, because an environment variable would otherwise change a tunable that artefacts are checked for.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .memory_reservation(profile.reservation())
+        .memory_reservation_for_growth(0)
+        .memory_guard_size(profile.guard())
+        .memory_may_move(false)
+        .guard_before_linear_memory(true)
+        .memory_init_cow(true)
+        .signals_based_traps(true)
+        .native_unwind_info(false);
+    // wasmtime itself only compares its major version.
+    config.module_version(ModuleVersionStrategy::Custom(format!(
+        "wasmtime {} tidegate {profile}",
+        wasmtime_version()
+    )))?;
+    if pool {
+        let mut pooling = PoolingAllocationConfig::new();
+        pooling
+            .total_component_instances(CONCURRENT_GUESTS)
+            .total_core_instances(CONCURRENT_GUESTS * CORE_INSTANCES)
+            .total_memories(CONCURRENT_GUESTS)
+            .total_tables(CONCURRENT_GUESTS * TABLES)
+            .max_memories_per_component(1)
+            .max_memories_per_module(1)
+            .max_core_instances_per_component(CORE_INSTANCES)
+            .max_tables_per_component(TABLES)
+            .max_tables_per_module(TABLES)
+            .table_elements(TABLE_ELEMENTS)
+            .max_memory_size(profile.max_memory_bytes())
+            .linear_memory_keep_resident(RESIDENT_BYTES)
+            .table_keep_resident(RESIDENT_BYTES)
+            .max_unused_warm_slots(CONCURRENT_GUESTS);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling));
+    }
+    Ok(config)
+}
+
+/// The exact version of wasmtime. It has no constant for it, but hashes it here, as its documentation says.
+pub(crate) fn wasmtime_version() -> String {
+    struct Spelled(Vec<u8>);
+    impl Hasher for Spelled {
+        fn finish(&self) -> u64 {
+            0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
+        }
+    }
+    let mut spelled = Spelled(Vec::new());
+    ModuleVersionStrategy::WasmtimeVersion.hash(&mut spelled);
+    spelled
+        .0
+        .iter()
+        .filter(|byte| byte.is_ascii_graphic())
+        .map(|&byte| char::from(byte))
+        .collect()
+}
+
+/// SHA-256, in hex, of everything that decides whether this engine's artefacts fit another: target triple, flags of
+/// the instruction set as detected on this machine, tunables, WebAssembly features and version.
+pub(crate) fn compatibility(engine: &Engine) -> String {
+    struct Digesting(Sha256);
+    impl Hasher for Digesting {
+        fn finish(&self) -> u64 {
+            0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+    }
+    let mut digesting = Digesting(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut digesting);
+    inspect::hex(&digesting.0.finalize())
+}
+
+const _: () = assert!(
+    limits::FILTER_MEMORY_BYTES <= 64 << 20,
+    "the default memory bound fits the small profile"
+);

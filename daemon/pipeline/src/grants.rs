@@ -1,0 +1,249 @@
+//! What a module may import (promise 3): compared by exact name before anything is linked.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::inspect::{ImportName, Inspection};
+use crate::manifest::{Manifest, StateKind};
+
+/// A capability that a site gives to modules.
+///
+/// `settings` and `clock` are no grants: the one is what the site itself wrote for the slot, the other a constant that
+/// came with the batch; neither lets a module learn or do anything that the site did not hand it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grant {
+    /// Lines in the gateway's log.
+    Log,
+    /// Numbers on the metrics page.
+    Metrics,
+    /// State that is kept between batches: per series or global, as the manifest declares.
+    State,
+    /// Raising and clearing alarms.
+    Alarm,
+    /// Keyed hashes under secrets that the site names for the slot.
+    Secrets,
+}
+
+impl Grant {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Log,
+        Self::Metrics,
+        Self::State,
+        Self::Alarm,
+        Self::Secrets,
+    ];
+
+    /// The word in manifests and in `[policy]`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Metrics => "metrics",
+            Self::State => "state",
+            Self::Alarm => "alarm",
+            Self::Secrets => "secrets",
+        }
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that is no [`Grant`].
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no grant; there are log, metrics, state, alarm and secrets")]
+pub struct UnknownGrant(String);
+
+impl FromStr for Grant {
+    type Err = UnknownGrant;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|grant| grant.as_str() == word)
+            .ok_or_else(|| UnknownGrant(word.to_owned()))
+    }
+}
+
+/// What a slot gets: what the manifest wants and the site gives. A secret that the site names for the slot gives
+/// `secrets`, to this slot alone.
+#[must_use]
+pub fn granted(
+    manifest: &Manifest,
+    policy: &BTreeSet<Grant>,
+    secrets_named: bool,
+) -> BTreeSet<Grant> {
+    manifest
+        .grants
+        .iter()
+        .copied()
+        .filter(|grant| policy.contains(grant) || (secrets_named && *grant == Grant::Secrets))
+        .collect()
+}
+
+/// The interfaces of `tidegate:module@0.1.0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interface {
+    Types,
+    Settings,
+    Clock,
+    Secrets,
+    Log,
+    Metrics,
+    SeriesState,
+    GlobalState,
+    Alarm,
+}
+
+impl Interface {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Types,
+        Self::Settings,
+        Self::Clock,
+        Self::Secrets,
+        Self::Log,
+        Self::Metrics,
+        Self::SeriesState,
+        Self::GlobalState,
+        Self::Alarm,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Types => "tidegate:module/types@0.1.0",
+            Self::Settings => "tidegate:module/settings@0.1.0",
+            Self::Clock => "tidegate:module/clock@0.1.0",
+            Self::Secrets => "tidegate:module/secrets@0.1.0",
+            Self::Log => "tidegate:module/log@0.1.0",
+            Self::Metrics => "tidegate:module/metrics@0.1.0",
+            Self::SeriesState => "tidegate:module/series-state@0.1.0",
+            Self::GlobalState => "tidegate:module/global-state@0.1.0",
+            Self::Alarm => "tidegate:module/alarm@0.1.0",
+        }
+    }
+
+    /// The grant it takes; `None` where it carries no authority.
+    fn grant(self) -> Option<Grant> {
+        match self {
+            Self::Types | Self::Settings | Self::Clock => None,
+            Self::Secrets => Some(Grant::Secrets),
+            Self::Log => Some(Grant::Log),
+            Self::Metrics => Some(Grant::Metrics),
+            Self::SeriesState | Self::GlobalState => Some(Grant::State),
+            Self::Alarm => Some(Grant::Alarm),
+        }
+    }
+}
+
+/// One import that is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// The import, by full name and version.
+    pub import: ImportName,
+    /// Why, and what would let it in.
+    pub why: String,
+}
+
+/// Imports that a module was not granted: all of them, so that one look is enough.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("module `{module}` imports what it was not granted:{}", list(.refused))]
+pub struct NotGranted {
+    /// The module.
+    pub module: String,
+    /// Each of them.
+    pub refused: Vec<Refusal>,
+}
+
+fn list(refused: &[Refusal]) -> String {
+    refused
+        .iter()
+        .map(|refusal| format!("\n  {}: {}", refusal.import, refusal.why))
+        .collect()
+}
+
+/// The interfaces to link for a module.
+///
+/// Names are compared as they are: the linker itself would also take semver-compatible ones.
+///
+/// # Errors
+/// Every import that is unknown, not granted, or at odds with the manifest's state.
+pub(crate) fn check(
+    manifest: &Manifest,
+    inspection: &Inspection,
+    grants: &BTreeSet<Grant>,
+) -> Result<Vec<Interface>, NotGranted> {
+    let mut interfaces = Vec::new();
+    let mut refused = Vec::new();
+    for import in &inspection.imports {
+        match judge(import, manifest, grants) {
+            Ok(interface) => interfaces.push(interface),
+            Err(why) => refused.push(Refusal {
+                import: import.clone(),
+                why,
+            }),
+        }
+    }
+    if refused.is_empty() {
+        return Ok(interfaces);
+    }
+    Err(NotGranted {
+        module: manifest.name.clone(),
+        refused,
+    })
+}
+
+/// Every import of a module that these grants refuse; none when it can be linked. For `tidegate module test`.
+#[must_use]
+pub fn refused(
+    manifest: &Manifest,
+    inspection: &Inspection,
+    grants: &BTreeSet<Grant>,
+) -> Vec<Refusal> {
+    check(manifest, inspection, grants)
+        .err()
+        .map_or_else(Vec::new, |error| error.refused)
+}
+
+fn judge(
+    import: &ImportName,
+    manifest: &Manifest,
+    grants: &BTreeSet<Grant>,
+) -> Result<Interface, String> {
+    let Some(interface) = Interface::ALL.into_iter().find(|i| i.name() == import.0) else {
+        return Err("this daemon has no such capability".to_owned());
+    };
+    let declared = match interface {
+        Interface::SeriesState => matches!(manifest.state, StateKind::Series { .. }),
+        Interface::GlobalState => manifest.state == StateKind::Global,
+        Interface::Types
+        | Interface::Settings
+        | Interface::Clock
+        | Interface::Secrets
+        | Interface::Log
+        | Interface::Metrics
+        | Interface::Alarm => true,
+    };
+    match interface.grant() {
+        Some(grant) if !manifest.grants.contains(&grant) => Err(format!(
+            "the manifest's `grants` does not ask for `{grant}`"
+        )),
+        Some(grant) if !grants.contains(&grant) => Err(match grant {
+            Grant::Secrets => "no secret is named for this slot".to_owned(),
+            Grant::Log | Grant::Metrics | Grant::State | Grant::Alarm => {
+                format!("`{grant}` is not among the site's `[policy] grants`")
+            }
+        }),
+        Some(_) if !declared => {
+            Err("the manifest's `state` does not declare this kind of state".to_owned())
+        }
+        Some(_) | None => Ok(interface),
+    }
+}

@@ -1,0 +1,156 @@
+//! What a module can call: one small file for every interface, each with its bounds.
+//!
+//! Nothing here has an effect outside the call except log lines: alarms, metrics and state are staged in [`Call`] and
+//! taken over only when the call has succeeded.
+
+mod alarm;
+mod clock;
+mod global_state;
+mod log;
+mod metrics;
+mod secrets;
+mod series_state;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use wasmtime::ResourceLimiter;
+use wasmtime::component::Linker;
+
+pub(crate) use self::alarm::StagedAlarm;
+pub(crate) use self::log::LogRate;
+pub use self::secrets::Secret;
+pub(crate) use self::series_state::SeriesColumn;
+use crate::engine::{CORE_INSTANCES, TABLE_ELEMENTS, TABLES};
+use crate::grants::Interface;
+use crate::state::GlobalView;
+use crate::stats::{FilterStats, Metric, PipelineStats};
+
+/// What all calls of a slot share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// `pipeline/filter`
+    pub(crate) slot: Arc<str>,
+    /// Name and version of the module.
+    pub(crate) module: String,
+    pub(crate) settings: serde_json::Value,
+    pub(crate) secrets: BTreeMap<String, Secret>,
+    pub(crate) log: LogRate,
+    pub(crate) stats: Arc<PipelineStats>,
+    /// Which of the pipeline's filters this is.
+    pub(crate) index: usize,
+}
+
+impl Context {
+    pub(crate) fn stats(&self) -> &FilterStats {
+        &self.stats.filters[self.index]
+    }
+}
+
+/// The data of one call's store.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) context: Arc<Context>,
+    /// When the call began, for the rate of log lines.
+    pub(crate) now: Instant,
+    /// What `clock.now` answers: the batch's arrival, nanoseconds since the epoch.
+    pub(crate) clock: i64,
+    /// Rows of the batch.
+    pub(crate) rows: usize,
+    pub(crate) series: Option<SeriesColumn>,
+    pub(crate) global: Option<GlobalView>,
+    pub(crate) alarms: Vec<StagedAlarm>,
+    pub(crate) metrics: BTreeMap<String, Metric>,
+    pub(crate) memory: MemoryBound,
+}
+
+/// A call of a host function that means nothing. It ends the guest; the filter has failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Violation(pub(crate) String);
+
+/// Makes the given interfaces importable, and no others. `types` has nothing to link.
+pub(crate) fn link(
+    linker: &mut Linker<Call>,
+    interfaces: &[Interface],
+) -> Result<(), wasmtime::Error> {
+    for interface in interfaces {
+        let add = match interface {
+            Interface::Types => continue,
+            Interface::Settings => settings::link,
+            Interface::Clock => clock::link,
+            Interface::Secrets => secrets::link,
+            Interface::Log => log::link,
+            Interface::Metrics => metrics::link,
+            Interface::SeriesState => series_state::link,
+            Interface::GlobalState => global_state::link,
+            Interface::Alarm => alarm::link,
+        };
+        add(&mut linker.instance(interface.name())?)?;
+    }
+    Ok(())
+}
+
+/// Bounds linear memory and remembers how much there was.
+#[derive(Debug)]
+pub(crate) struct MemoryBound {
+    limit: usize,
+    pub(crate) peak: usize,
+}
+
+impl MemoryBound {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, peak: 0 }
+    }
+}
+
+/// The guest asked for more than its bound.
+#[derive(Debug, thiserror::Error)]
+#[error("it asked for {wanted} bytes of memory; {limit} are allowed")]
+pub(crate) struct MemoryExceeded {
+    wanted: usize,
+    limit: usize,
+}
+
+impl ResourceLimiter for MemoryBound {
+    /// Beyond the bound the guest is stopped instead of being told: what follows a failed `malloc` is an abort without a
+    /// word, and the operator is better served with the reason.
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if desired > self.limit {
+            return Err(wasmtime::Error::new(MemoryExceeded {
+                wanted: desired,
+                limit: self.limit,
+            }));
+        }
+        self.peak = self.peak.max(desired);
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS)
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES as usize
+    }
+
+    fn tables(&self) -> usize {
+        TABLES as usize
+    }
+
+    fn memories(&self) -> usize {
+        1
+    }
+}

@@ -1,0 +1,379 @@
+//! What stands beside a component: `<name>.json` (DESIGN 5).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tidegate_domain::limits;
+
+use crate::engine::{CodeOrigin, Compiled, LoadError, Runtime};
+use crate::grants::Grant;
+use crate::inspect::{self, Digest, FILTER_WORLD, Inspection};
+use crate::schema::Schema;
+
+/// A manifest is a page of JSON; larger ones are refused.
+pub const MANIFEST_BYTES: usize = 256 * 1024;
+
+/// A module's manifest, checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Manifest {
+    /// `a`–`z`, `0`–`9` and `-`; at most 64.
+    pub name: String,
+    /// Semantic version.
+    pub version: String,
+    /// SHA-256 of the component beside it. Where absent, the component at hand is taken as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// [`FILTER_WORLD`].
+    pub world: String,
+    /// One or two sentences for people.
+    #[serde(default)]
+    pub description: String,
+    /// JSON Schema of the settings, in the part of the language that `schema.rs` understands; where absent, the module
+    /// takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<serde_json::Value>,
+    /// What the module keeps between batches.
+    #[serde(default)]
+    pub state: StateKind,
+    /// The capabilities it wants; it gets those that the site's policy gives too.
+    #[serde(default)]
+    pub grants: BTreeSet<Grant>,
+    /// The bounds it wants other than the defaults.
+    #[serde(default)]
+    pub limits: WantedLimits,
+    /// The least version of the daemon that it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_daemon: Option<String>,
+    /// SPDX expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// File of golden vectors beside the manifest (see [`crate::test_vectors`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<String>,
+}
+
+/// What a module keeps between batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateKind {
+    /// Nothing.
+    #[default]
+    None,
+    /// One record a series.
+    Series {
+        /// Bytes of a record, 1 to 256.
+        width: usize,
+    },
+    /// Keys and values.
+    Global,
+}
+
+/// Bounds that a manifest may ask for; absent ones are the defaults of [`limits`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct WantedLimits {
+    /// Linear memory, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<usize>,
+    /// CPU time of one call, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// Bytes out of the module in one host call or result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_call_bytes: Option<usize>,
+}
+
+/// The bounds of one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SlotLimits {
+    /// Linear memory, in bytes. A filter that asks for more traps.
+    pub memory_bytes: usize,
+    /// CPU time of one call. A filter that needs more is stopped.
+    pub deadline: Duration,
+    /// Bytes out of the filter in one host call or in its result. A filter that hands out more traps.
+    pub host_call_bytes: usize,
+}
+
+impl Default for SlotLimits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: limits::FILTER_MEMORY_BYTES,
+            deadline: limits::FILTER_DEADLINE,
+            host_call_bytes: limits::HOST_CALL_BYTES,
+        }
+    }
+}
+
+impl SlotLimits {
+    /// What a manifest wants, as far as the site's ceiling lets it. A ceiling below the defaults lowers those too.
+    #[must_use]
+    pub fn granted(wanted: &WantedLimits, ceiling: &Self) -> Self {
+        let default = Self::default();
+        Self {
+            memory_bytes: wanted
+                .memory_bytes
+                .unwrap_or(default.memory_bytes)
+                .min(ceiling.memory_bytes),
+            deadline: wanted
+                .deadline_ms
+                .map_or(default.deadline, Duration::from_millis)
+                .min(ceiling.deadline),
+            host_call_bytes: wanted
+                .host_call_bytes
+                .unwrap_or(default.host_call_bytes)
+                .min(ceiling.host_call_bytes),
+        }
+    }
+}
+
+/// Why a manifest is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// No JSON, an unknown key, a key that is missing, a value of another type.
+    #[error("the manifest cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A value that means nothing.
+    #[error("the manifest's `{key}`: {problem}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what is expected.
+        problem: String,
+    },
+}
+
+impl Manifest {
+    /// Reads and checks a manifest.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
+        let problem = |key, problem: String| Err(ManifestError::Value { key, problem });
+        if json.len() > MANIFEST_BYTES {
+            return problem(
+                "name",
+                format!("a manifest has at most {MANIFEST_BYTES} bytes"),
+            );
+        }
+        let mut manifest: Self = serde_json::from_slice(json)?;
+        let name = &manifest.name;
+        let letters = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(letters) {
+            return problem(
+                "name",
+                format!("`{name}` is not made of 1 to 64 of a–z, 0–9 and `-`"),
+            );
+        }
+        if version(&manifest.version).is_none() {
+            return problem(
+                "version",
+                format!(
+                    "`{}` is no semantic version such as 1.2.3",
+                    manifest.version
+                ),
+            );
+        }
+        if manifest.world == "filter" {
+            FILTER_WORLD.clone_into(&mut manifest.world);
+        }
+        if manifest.world != FILTER_WORLD {
+            return problem(
+                "world",
+                format!(
+                    "this daemon has no world `{}`; it has `{FILTER_WORLD}`",
+                    manifest.world
+                ),
+            );
+        }
+        if let StateKind::Series { width } = manifest.state
+            && !(1..=limits::SERIES_STATE_BYTES).contains(&width)
+        {
+            return problem(
+                "state",
+                format!(
+                    "a record of {width} bytes; 1 to {} are possible",
+                    limits::SERIES_STATE_BYTES
+                ),
+            );
+        }
+        if let Some(schema) = &manifest.settings
+            && let Err(error) = Schema::parse(schema)
+        {
+            return problem("settings", error.to_string());
+        }
+        if let Some(wanted) = &manifest.min_daemon {
+            let Some(least) = version(wanted) else {
+                return problem("min-daemon", format!("`{wanted}` is no semantic version"));
+            };
+            let ours = env!("CARGO_PKG_VERSION");
+            if version(ours).is_some_and(|ours| ours < least) {
+                return problem(
+                    "min-daemon",
+                    format!(
+                        "the module needs tidegate {wanted}, this is {ours}; update the daemon"
+                    ),
+                );
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// What is wrong with a slot's settings, an object; nothing when they fit the manifest's schema.
+    #[must_use]
+    pub fn settings_problems(&self, settings: &serde_json::Value) -> Vec<String> {
+        let Some(schema) = &self.settings else {
+            let empty = serde_json::json!({});
+            return if *settings == empty {
+                Vec::new()
+            } else {
+                vec![format!("`{}` takes no settings", self.name)]
+            };
+        };
+        match Schema::parse(schema) {
+            Ok(schema) => {
+                let problems = schema.problems(settings);
+                problems.iter().map(ToString::to_string).collect()
+            }
+            Err(error) => vec![format!("the manifest's `settings`: {error}")],
+        }
+    }
+}
+
+/// Major, minor and patch of a semantic version; what follows `-` or `+` is not compared.
+fn version(text: &str) -> Option<[u64; 3]> {
+    let core = text.split(['-', '+']).next()?;
+    let mut parts = core.split('.').map(|part| part.parse().ok());
+    let version = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(version)
+}
+
+/// Whose module it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Embedded in the binary; it has the binary's trust.
+    Factory,
+    /// From the site's own directory.
+    Local,
+}
+
+/// A component with its manifest, not yet loaded.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The component's bytes.
+    pub component: Bytes,
+    /// Whose it is.
+    pub origin: Origin,
+}
+
+/// Why a module does not load.
+#[derive(Debug, thiserror::Error)]
+pub enum ModuleError {
+    /// The component is not the one that the manifest is about.
+    #[error("module `{name}`: the manifest is for {manifest}, the component is {component}")]
+    Digest {
+        /// The module.
+        name: String,
+        /// The manifest's digest.
+        manifest: Digest,
+        /// The component's.
+        component: Digest,
+    },
+    /// The component does not implement the manifest's world.
+    #[error(
+        "module `{name}`: the component is no `{world}`: it does not export `process`, but {exports}; \
+         build it with the SDK's macro or against modules/wit"
+    )]
+    World {
+        /// The module.
+        name: String,
+        /// The world.
+        world: String,
+        /// What it exports instead.
+        exports: String,
+    },
+    /// The component itself.
+    #[error("module `{name}`")]
+    Load {
+        /// The module.
+        name: String,
+        /// Why.
+        source: LoadError,
+    },
+}
+
+/// A module that can run.
+#[derive(Debug)]
+pub struct LoadedModule {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// What the component imports and exports.
+    pub inspection: Inspection,
+    /// Whose it is.
+    pub origin: Origin,
+    pub(crate) compiled: Arc<Compiled>,
+}
+
+impl LoadedModule {
+    /// Checks a module against its manifest and compiles it, or takes it from the cache. Imports are not judged here but
+    /// by each slot, against its own grants.
+    ///
+    /// # Errors
+    /// See [`ModuleError`].
+    pub fn load(runtime: &Runtime, module: Module) -> Result<Self, ModuleError> {
+        let Module {
+            manifest,
+            component,
+            origin,
+        } = module;
+        let name = || manifest.name.clone();
+        let inspection = inspect::outline(&component).map_err(|error| ModuleError::Load {
+            name: name(),
+            source: error.into(),
+        })?;
+        if let Some(digest) = &manifest.digest
+            && *digest != inspection.digest
+        {
+            return Err(ModuleError::Digest {
+                name: name(),
+                manifest: digest.clone(),
+                component: inspection.digest,
+            });
+        }
+        if !inspection.exports.iter().any(|e| e == inspect::PROCESS) {
+            let exports = match inspection.exports.as_slice() {
+                [] => "nothing".to_owned(),
+                exports => exports.join(", "),
+            };
+            return Err(ModuleError::World {
+                name: name(),
+                world: manifest.world.clone(),
+                exports,
+            });
+        }
+        let compiled = runtime
+            .load(&component)
+            .map_err(|source| ModuleError::Load {
+                name: name(),
+                source,
+            })?;
+        Ok(Self {
+            manifest,
+            inspection,
+            origin,
+            compiled,
+        })
+    }
+
+    /// Where its native code came from.
+    #[must_use]
+    pub fn code_origin(&self) -> &CodeOrigin {
+        self.compiled.origin()
+    }
+}

@@ -1,0 +1,672 @@
+//! One filter in its place: module, settings, grants and limits, its state, and what happens when it fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tidegate_domain::outcome::{
+    AlarmChange, AlarmState, PipelineOutcome, QuarantinedReadings, Severity, SlotGeneration,
+    StateChange, StateDelta, reason,
+};
+use tidegate_domain::{Arrival, Batch, limits};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
+use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
+
+use crate::breaker::{Breaker, BreakerState};
+use crate::columns;
+use crate::contract::{BatchRef, Contents, Parameters, Results, Verdict, cut};
+use crate::cpu::thread_time;
+use crate::engine::Runtime;
+use crate::grants::{self, Grant, NotGranted};
+use crate::host::{
+    self, Call, Context, LogRate, MemoryBound, MemoryExceeded, Secret, SeriesColumn, StagedAlarm,
+    Violation,
+};
+use crate::inspect::{self, PROCESS};
+use crate::manifest::{LoadedModule, SlotLimits, StateKind};
+use crate::state::{GlobalView, SlotState};
+use crate::stats::{FilterStats, LastError, Metric, PipelineStats};
+use crate::ticker::Ticker;
+
+/// Bytes of a failure's description.
+const DETAIL_BYTES: usize = 1024;
+/// Functions of a backtrace that are named in it.
+const FRAMES: usize = 4;
+
+/// What happens to the rows of a batch on which the filter trapped, ran out of time or memory, or answered with
+/// something that means nothing, twice. (Rows that a filter rejects, and batches that it answers with a fault, always go
+/// to quarantine: that is an answer, not a failure.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// They go on unfiltered.
+    Pass,
+    /// They are dropped, and counted as such.
+    Drop,
+    /// They are set aside, to be replayed after a fix.
+    #[default]
+    Quarantine,
+}
+
+/// What a slot runs and how.
+#[derive(Clone, Debug)]
+pub struct SlotConfig {
+    /// The filter's name, unique in its pipeline. State belongs to it.
+    pub filter: String,
+    /// The module.
+    pub module: Arc<LoadedModule>,
+    /// The settings: an object, empty where there are none. Checked against the module's schema by
+    /// [`crate::Pipeline::new`].
+    pub settings: serde_json::Value,
+    /// See [`OnFailure`].
+    pub on_failure: OnFailure,
+    /// Bounds of every call.
+    pub limits: SlotLimits,
+    /// What it may import; see [`grants::granted`].
+    pub grants: BTreeSet<Grant>,
+    /// The secrets that the site named for this slot, by the names that the module knows them by.
+    pub secrets: BTreeMap<String, Secret>,
+}
+
+/// Why a slot cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    /// Two filters of a pipeline have the same name.
+    #[error("there are two filters of this name; give one of them a `name` of its own")]
+    Name,
+    /// Imports that were not granted.
+    #[error(transparent)]
+    Grants(#[from] NotGranted),
+    /// Settings that the module's schema refuses.
+    #[error("the settings do not fit module `{module}`: {}", .problems.join("; "))]
+    Settings {
+        /// The module.
+        module: String,
+        /// Everything that is wrong.
+        problems: Vec<String>,
+    },
+    /// The component's types are not those of the contract.
+    #[error("module `{module}` does not fit the contract tidegate:module@0.1.0: {detail}")]
+    Link {
+        /// The module.
+        module: String,
+        /// Where they differ.
+        detail: String,
+    },
+}
+
+/// One filter in its place.
+pub(crate) struct Slot {
+    filter: String,
+    module: Arc<LoadedModule>,
+    on_failure: OnFailure,
+    limits: SlotLimits,
+    engine: Engine,
+    ticker: Arc<Ticker>,
+    pre: InstancePre<Call>,
+    process: ComponentExportIndex,
+    context: Arc<Context>,
+    state: SlotState,
+    breaker: Breaker,
+    /// Why the breaker opened.
+    last_failure: Option<Failure>,
+}
+
+/// What one batch came to when the filter answered.
+#[derive(Debug)]
+pub(crate) struct Judgement {
+    pub(crate) verdict: Verdict,
+    pub(crate) alarms: Vec<StagedAlarm>,
+    pub(crate) state: Option<StateChange>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Trap(String),
+    Timeout(String),
+    InvalidOutput(String),
+    Fault(String),
+}
+
+impl Failure {
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Trap(_) => reason::TRAP,
+            Self::Timeout(_) => reason::TIMEOUT,
+            Self::InvalidOutput(_) => reason::INVALID_OUTPUT,
+            Self::Fault(_) => reason::FAULT,
+        }
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        match self {
+            Self::Trap(detail)
+            | Self::Timeout(detail)
+            | Self::InvalidOutput(detail)
+            | Self::Fault(detail) => detail,
+        }
+    }
+
+    /// A second attempt can go better where the machine had a part in it, and cannot where the module answered.
+    fn worth_a_retry(&self) -> bool {
+        match self {
+            Self::Trap(_) | Self::Timeout(_) => true,
+            Self::InvalidOutput(_) | Self::Fault(_) => false,
+        }
+    }
+}
+
+/// What a successful instance leaves behind.
+struct Answer {
+    verdict: Verdict,
+    series: Option<SeriesColumn>,
+    global: Option<GlobalView>,
+    alarms: Vec<StagedAlarm>,
+    metrics: BTreeMap<String, Metric>,
+}
+
+/// The guest used up its CPU time.
+#[derive(Debug, thiserror::Error)]
+#[error("it used {used:?} of CPU time; {budget:?} are allowed")]
+struct DeadlineExceeded {
+    used: Duration,
+    budget: Duration,
+}
+
+impl Slot {
+    pub(crate) fn new(
+        runtime: &Runtime,
+        pipeline: &str,
+        config: SlotConfig,
+        index: usize,
+        stats: Arc<PipelineStats>,
+        snapshot: Option<&StateChange>,
+    ) -> Result<Self, SlotError> {
+        let SlotConfig {
+            filter,
+            module,
+            settings,
+            on_failure,
+            limits,
+            grants,
+            secrets,
+        } = config;
+        let manifest = &module.manifest;
+        let interfaces = grants::check(manifest, &module.inspection, &grants)?;
+        let problems = manifest.settings_problems(&settings);
+        if !problems.is_empty() {
+            return Err(SlotError::Settings {
+                module: manifest.name.clone(),
+                problems,
+            });
+        }
+        let link = |detail: String| SlotError::Link {
+            module: manifest.name.clone(),
+            detail,
+        };
+        let component = &module.compiled.component;
+        let mut linker = Linker::new(&runtime.engine);
+        host::link(&mut linker, &interfaces).map_err(|error| link(format!("{error:#}")))?;
+        let pre = linker
+            .instantiate_pre(component)
+            .map_err(|error| link(format!("{error:#}")))?;
+        match component
+            .component_type()
+            .get_export(&runtime.engine, PROCESS)
+            .map(|export| export.ty)
+        {
+            Some(ComponentItem::ComponentFunc(process)) => process
+                .typecheck::<Parameters<'static>, Results>(&pre.instance_type())
+                .map_err(|error| link(format!("`process`: {error:#}")))?,
+            Some(_) | None => return Err(link("`process` is no function".to_owned())),
+        }
+        let process = component
+            .get_export_index(None, PROCESS)
+            .ok_or_else(|| link("`process` is not exported".to_owned()))?;
+
+        let slot: Arc<str> = format!("{pipeline}/{filter}").into();
+        let state = SlotState::restore(manifest.state, snapshot, &slot);
+        let context = Arc::new(Context {
+            slot,
+            module: format!("{} {}", manifest.name, manifest.version),
+            settings,
+            secrets,
+            log: LogRate::default(),
+            stats,
+            index,
+        });
+        Ok(Self {
+            filter,
+            on_failure,
+            limits: SlotLimits {
+                memory_bytes: limits
+                    .memory_bytes
+                    .min(runtime.profile().max_memory_bytes()),
+                ..limits
+            },
+            engine: runtime.engine.clone(),
+            ticker: Arc::clone(&runtime.ticker),
+            pre,
+            process,
+            context,
+            state,
+            breaker: Breaker::new(),
+            last_failure: None,
+            module,
+        })
+    }
+
+    /// Sends rows through the filter and says what goes on; everything else goes into the outcome.
+    pub(crate) fn run(
+        &mut self,
+        rows: Batch,
+        arrival: Arrival,
+        now: Instant,
+        outcome: &mut PipelineOutcome,
+    ) -> Batch {
+        if rows.len() <= limits::BATCH_ROWS {
+            return self.run_one(rows, arrival, now, outcome);
+        }
+        let mut through = Batch::default();
+        let mut start = 0;
+        while start < rows.len() {
+            let end = (start + limits::BATCH_ROWS).min(rows.len());
+            let part = columns::gather(&rows, end - start, |row| (start..end).contains(&row));
+            columns::append(&mut through, self.run_one(part, arrival, now, outcome));
+            start = end;
+        }
+        through
+    }
+
+    fn run_one(
+        &mut self,
+        rows: Batch,
+        arrival: Arrival,
+        now: Instant,
+        outcome: &mut PipelineOutcome,
+    ) -> Batch {
+        let counters = &self.stats().counters;
+        counters.rows_in.fetch_add(count(&rows), Relaxed);
+        if !self.breaker.admits(now) {
+            counters.skipped_batches.fetch_add(1, Relaxed);
+            let failure = self.last_failure.clone();
+            let failure =
+                failure.unwrap_or_else(|| Failure::Trap("it failed too often".to_owned()));
+            let detail = format!(
+                "left out after repeated failures; the last: {}",
+                failure.detail()
+            );
+            let through = self.by_policy(rows, failure.reason(), detail, outcome);
+            return self.counted(through);
+        }
+        let through = match self.judge(&rows, arrival, now) {
+            Ok(judgement) => {
+                self.breaker.succeeded();
+                self.apply(rows, judgement, outcome)
+            }
+            Err(failure) => {
+                self.report(&failure, arrival, now);
+                if let Failure::Fault(message) = failure {
+                    // An orderly answer: the filter works, the batch is the problem.
+                    self.breaker.succeeded();
+                    self.quarantine(rows, reason::FAULT, message, outcome);
+                    Batch::default()
+                } else {
+                    self.breaker.failed(now);
+                    let (reason, detail) = (failure.reason(), failure.detail().to_owned());
+                    self.last_failure = Some(failure);
+                    self.by_policy(rows, reason, detail, outcome)
+                }
+            }
+        };
+        let breaker = self.breaker.state();
+        let before = self.stats().breaker.swap(breaker as u8, Relaxed);
+        if before == BreakerState::Closed as u8 && breaker == BreakerState::Open {
+            tracing::error!(
+                filter = &*self.context.slot,
+                module = self.context.module,
+                "the filter keeps failing and is left out for a while; its rows go by `on-failure`"
+            );
+        } else if before == BreakerState::Open as u8 && breaker == BreakerState::Closed {
+            tracing::info!(filter = &*self.context.slot, "the filter works again");
+        }
+        self.counted(through)
+    }
+
+    fn counted(&self, through: Batch) -> Batch {
+        let rows_out = &self.stats().counters.rows_out;
+        rows_out.fetch_add(count(&through), Relaxed);
+        through
+    }
+
+    /// Asks the filter, a second time on a fresh instance where that can help. What the filter kept in its state is the
+    /// truth from here on: a commit that fails is tried again with the same outcome, never with the same input.
+    pub(crate) fn judge(
+        &mut self,
+        rows: &Batch,
+        arrival: Arrival,
+        now: Instant,
+    ) -> Result<Judgement, Failure> {
+        let answer = match self.attempt(rows, arrival, now) {
+            Err(failure) if failure.worth_a_retry() => {
+                self.stats().counters.retries.fetch_add(1, Relaxed);
+                self.attempt(rows, arrival, now)
+            }
+            answered => answered,
+        }?;
+        let state = match (&mut self.state, answer.series, answer.global) {
+            (SlotState::Series(state), Some(column), _) => state
+                .replace(&rows.names, &column.before, &column.after)
+                .map_err(|error| Failure::Fault(error.to_string()))?,
+            (SlotState::Global(state), _, Some(view)) => view.commit(state),
+            (SlotState::None | SlotState::Series(_) | SlotState::Global(_), _, _) => None,
+        };
+        self.stats().add_metrics(answer.metrics);
+        Ok(Judgement {
+            verdict: answer.verdict,
+            alarms: answer.alarms,
+            state,
+        })
+    }
+
+    /// One call on an instance of its own, which is gone afterwards whatever happened in it.
+    fn attempt(&self, rows: &Batch, arrival: Arrival, now: Instant) -> Result<Answer, Failure> {
+        let place = self.ticker.enter();
+        let call = Call {
+            context: Arc::clone(&self.context),
+            now,
+            clock: arrival.wall,
+            rows: rows.len(),
+            series: match &self.state {
+                SlotState::Series(state) => Some(SeriesColumn::new(state.column(&rows.names))),
+                SlotState::None | SlotState::Global(_) => None,
+            },
+            global: match &self.state {
+                SlotState::Global(state) => Some(GlobalView::new(state)),
+                SlotState::None | SlotState::Series(_) => None,
+            },
+            alarms: Vec::new(),
+            metrics: BTreeMap::new(),
+            memory: MemoryBound::new(self.limits.memory_bytes),
+        };
+        let began = thread_time();
+        let budget = self.limits.deadline;
+        let mut store = Store::try_new(&self.engine, call)
+            .map_err(|error| Failure::Trap(format!("no memory for an instance: {error:#}")))?;
+        store.limiter(|call| &mut call.memory);
+        store.set_hostcall_fuel(self.limits.host_call_bytes);
+        store.epoch_deadline_callback(move |_| {
+            let used = thread_time().saturating_sub(began);
+            if used < budget {
+                return Ok(UpdateDeadline::Continue(1));
+            }
+            Err(wasmtime::Error::new(DeadlineExceeded { used, budget }))
+        });
+        store.set_epoch_deadline(1);
+        let result = self.enter(&mut store, rows);
+        let used = thread_time().saturating_sub(began);
+        let call = store.into_data();
+        drop(place);
+
+        let stats = self.stats();
+        stats.histogram.record(used);
+        stats.counters.calls.fetch_add(1, Relaxed);
+        stats
+            .counters
+            .memory_peak_bytes
+            .fetch_max(call.memory.peak as u64, Relaxed);
+        let verdict = match result {
+            Ok(Ok(output)) => output.judge(rows.len()).map_err(Failure::InvalidOutput),
+            Ok(Err(fault)) => Err(Failure::Fault(fault.message())),
+            Err(error) => Err(classify(&error)),
+        };
+        if let Err(failure) = &verdict {
+            let counter = match failure {
+                Failure::Trap(_) => &stats.counters.traps,
+                Failure::Timeout(_) => &stats.counters.timeouts,
+                Failure::InvalidOutput(_) => &stats.counters.invalid_outputs,
+                Failure::Fault(_) => &stats.counters.faults,
+            };
+            counter.fetch_add(1, Relaxed);
+        }
+        Ok(Answer {
+            verdict: verdict?,
+            series: call.series,
+            global: call.global,
+            alarms: call.alarms,
+            metrics: call.metrics,
+        })
+    }
+
+    fn enter(
+        &self,
+        store: &mut Store<Call>,
+        rows: &Batch,
+    ) -> wasmtime::Result<Result<crate::contract::Output, crate::contract::Fault>> {
+        let instance = self.pre.instantiate(&mut *store)?;
+        let process =
+            instance.get_typed_func::<Parameters<'_>, Results>(&mut *store, self.process)?;
+        let (answer,) = process.call(store, (BatchRef::from(rows),))?;
+        Ok(answer)
+    }
+
+    /// Carries out what the filter said.
+    fn apply(&self, mut rows: Batch, judgement: Judgement, outcome: &mut PipelineOutcome) -> Batch {
+        let Judgement {
+            verdict,
+            alarms,
+            state,
+        } = judgement;
+        let entered = rows.len();
+        outcome.alarms.extend(
+            alarms
+                .into_iter()
+                .map(|alarm| alarm_change(&self.filter, &rows, alarm)),
+        );
+        outcome.state.extend(state.map(|change| StateDelta {
+            slot: Arc::clone(&self.context.slot),
+            change,
+        }));
+        let rejected = verdict.rejected.len();
+        self.reject(&rows, verdict.rejected, outcome);
+
+        let mut through = match (verdict.contents, &verdict.kept) {
+            (Contents::Input, None) => rows,
+            (Contents::Input, Some(mask)) => {
+                columns::retain(&mut rows, mask);
+                rows
+            }
+            (Contents::Whole(mut changed), Some(mask)) => {
+                columns::retain(&mut changed, mask);
+                changed
+            }
+            (Contents::Whole(changed), None) | (Contents::Kept(changed), _) => changed,
+        };
+        let filtered = (entered - through.len() - rejected) as u64;
+        let derived = verdict.derived.as_ref().map_or(0, count);
+        outcome.filtered += filtered;
+        outcome.derived += derived;
+        let counters = &self.stats().counters;
+        counters.filtered.fetch_add(filtered, Relaxed);
+        counters.derived.fetch_add(derived, Relaxed);
+        counters.rejected.fetch_add(rejected as u64, Relaxed);
+        if let Some(derived) = verdict.derived {
+            columns::append(&mut through, derived);
+        }
+        through
+    }
+
+    /// One entry in quarantine for every reason, in the order in which the reasons first appear.
+    fn reject(&self, rows: &Batch, rejected: Vec<(usize, String)>, outcome: &mut PipelineOutcome) {
+        let mut order: Vec<String> = Vec::new();
+        let mut by_reason: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+        for (row, reason) in rejected {
+            if let Some(rows) = by_reason.get_mut(&reason) {
+                rows.insert(row);
+            } else {
+                order.push(reason.clone());
+                by_reason.insert(reason, BTreeSet::from([row]));
+            }
+        }
+        for detail in order {
+            let of_reason = by_reason.remove(&detail).unwrap_or_default();
+            let set_aside = columns::gather(rows, of_reason.len(), |row| of_reason.contains(&row));
+            self.quarantine(set_aside, reason::REJECTED, detail, outcome);
+        }
+    }
+
+    fn by_policy(
+        &self,
+        rows: Batch,
+        reason: &'static str,
+        detail: String,
+        outcome: &mut PipelineOutcome,
+    ) -> Batch {
+        let counters = &self.stats().counters;
+        match self.on_failure {
+            OnFailure::Pass => {
+                counters.passed_on_failure.fetch_add(count(&rows), Relaxed);
+                rows
+            }
+            OnFailure::Drop => {
+                let dropped = outcome.dropped.entry(reason::FILTER_FAILURE).or_default();
+                *dropped += count(&rows);
+                counters.dropped.fetch_add(count(&rows), Relaxed);
+                Batch::default()
+            }
+            OnFailure::Quarantine => {
+                self.quarantine(rows, reason, detail, outcome);
+                Batch::default()
+            }
+        }
+    }
+
+    fn quarantine(
+        &self,
+        rows: Batch,
+        reason: &'static str,
+        detail: String,
+        outcome: &mut PipelineOutcome,
+    ) {
+        let counters = &self.stats().counters;
+        counters.quarantined.fetch_add(count(&rows), Relaxed);
+        outcome.quarantined.push(QuarantinedReadings {
+            filter: self.filter.clone(),
+            reason,
+            detail,
+            rows,
+        });
+    }
+
+    fn report(&self, failure: &Failure, arrival: Arrival, now: Instant) {
+        if self.context.log.admits(now) {
+            tracing::warn!(
+                filter = &*self.context.slot,
+                module = self.context.module,
+                reason = failure.reason(),
+                detail = failure.detail(),
+                "a filter failed on a batch"
+            );
+        }
+        self.stats().failed(LastError {
+            reason: failure.reason(),
+            detail: failure.detail().to_owned(),
+            at: arrival.wall,
+        });
+    }
+
+    fn stats(&self) -> &FilterStats {
+        self.context.stats()
+    }
+
+    /// What is recorded with every row that this slot has handled.
+    pub(crate) fn generation(&self, grants: &BTreeSet<Grant>) -> SlotGeneration {
+        let manifest = &self.module.manifest;
+        let secrets: Vec<&String> = self.context.secrets.keys().collect();
+        // Maps of serde_json are sorted: equal settings give equal text.
+        let text = serde_json::json!({
+            "settings": self.context.settings,
+            "grants": grants,
+            "secrets": secrets,
+            "limits": self.limits,
+        })
+        .to_string();
+        SlotGeneration {
+            filter: self.filter.clone(),
+            module: manifest.name.clone(),
+            version: manifest.version.clone(),
+            digest: self.module.inspection.digest.as_str().to_owned(),
+            settings: inspect::hex(&Sha256::digest(text.as_bytes())),
+        }
+    }
+
+    /// `pipeline/filter` where the filter keeps state.
+    pub(crate) fn state_key(&self) -> Option<Arc<str>> {
+        (self.module.manifest.state != StateKind::None).then(|| Arc::clone(&self.context.slot))
+    }
+}
+
+fn count(rows: &Batch) -> u64 {
+    rows.len() as u64
+}
+
+fn alarm_change(filter: &str, rows: &Batch, alarm: StagedAlarm) -> AlarmChange {
+    let StagedAlarm { row, raised, code } = alarm;
+    let (state, severity, text) = match raised {
+        Some((severity, text)) => (AlarmState::Raised, severity, text),
+        None => (AlarmState::Cleared, Severity::Info, String::new()),
+    };
+    AlarmChange {
+        filter: filter.to_owned(),
+        series: Arc::clone(rows.name(row)),
+        time: rows.time[row],
+        state,
+        severity,
+        code,
+        text,
+        value: rows.value(row).as_number(),
+    }
+}
+
+/// What ended a guest.
+fn classify(error: &wasmtime::Error) -> Failure {
+    if let Some(violation) = error.downcast_ref::<Violation>() {
+        return Failure::InvalidOutput(violation.to_string());
+    }
+    if let Some(exceeded) = error.downcast_ref::<DeadlineExceeded>() {
+        return Failure::Timeout(located(exceeded.to_string(), error));
+    }
+    if let Some(exceeded) = error.downcast_ref::<MemoryExceeded>() {
+        return Failure::Trap(located(exceeded.to_string(), error));
+    }
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return Failure::Trap(located(trap.to_string(), error));
+    }
+    // What remains: pointers outside of memory, texts that are no UTF-8, numbers outside of their enum, too many bytes.
+    Failure::InvalidOutput(located(error.root_cause().to_string(), error))
+}
+
+/// The innermost functions, where the component has names for them.
+fn located(what: String, error: &wasmtime::Error) -> String {
+    let functions: Vec<&str> = error
+        .downcast_ref::<WasmBacktrace>()
+        .map(|backtrace| {
+            let frames = backtrace.frames().iter();
+            frames
+                .filter_map(wasmtime::FrameInfo::func_name)
+                .take(FRAMES)
+                .collect()
+        })
+        .unwrap_or_default();
+    let what = if functions.is_empty() {
+        what
+    } else {
+        format!("{what} (in {})", functions.join(", called by "))
+    };
+    cut(what, DETAIL_BYTES)
+}

@@ -1,0 +1,252 @@
+//! What filters keep between batches. It lives in the host: an instance sees its part of it for one call, and what it
+//! leaves there becomes true only if the call succeeds.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tidegate_domain::limits;
+use tidegate_domain::outcome::StateChange;
+
+use crate::manifest::StateKind;
+
+/// The state of one slot.
+#[derive(Debug)]
+pub(crate) enum SlotState {
+    None,
+    Series(SeriesState),
+    Global(Arc<GlobalState>),
+}
+
+impl SlotState {
+    /// The state that a snapshot holds. One of another kind or width belongs to another version of the module, which is
+    /// nothing to this one: it starts afresh, and says so.
+    pub(crate) fn restore(kind: StateKind, snapshot: Option<&StateChange>, slot: &str) -> Self {
+        let fitting = match (kind, snapshot) {
+            (StateKind::Series { width }, Some(StateChange::Series { width: w, .. })) => {
+                width == *w
+            }
+            (StateKind::Global, Some(StateChange::Global(_))) | (_, None) => true,
+            (StateKind::None | StateKind::Series { .. } | StateKind::Global, Some(_)) => false,
+        };
+        if !fitting {
+            tracing::warn!(
+                slot,
+                "the stored state is of another kind or width than the module declares; the filter starts without it"
+            );
+        }
+        let snapshot = snapshot.filter(|_| fitting);
+        match kind {
+            StateKind::None => Self::None,
+            StateKind::Series { width } => {
+                let mut state = SeriesState::new(width);
+                if let Some(StateChange::Series { names, records, .. }) = snapshot {
+                    for (name, record) in names.iter().zip(records.chunks_exact(width)) {
+                        state.put(name, record);
+                    }
+                }
+                Self::Series(state)
+            }
+            StateKind::Global => {
+                let mut state = GlobalState::default();
+                if let Some(StateChange::Global(entries)) = snapshot {
+                    state.apply(entries);
+                }
+                Self::Global(Arc::new(state))
+            }
+        }
+    }
+}
+
+/// One record of fixed width a series, all in one piece of memory.
+#[derive(Debug)]
+pub(crate) struct SeriesState {
+    width: usize,
+    index: HashMap<Arc<str>, usize>,
+    records: Vec<u8>,
+    free: Vec<usize>,
+}
+
+impl SeriesState {
+    pub(crate) fn new(width: usize) -> Self {
+        Self {
+            width,
+            index: HashMap::new(),
+            records: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    /// One record for every name; zeros where there is none.
+    pub(crate) fn column(&self, names: &[Arc<str>]) -> Vec<u8> {
+        let mut column = Vec::with_capacity(names.len() * self.width);
+        for name in names {
+            match self.index.get(name) {
+                Some(&at) => column.extend_from_slice(&self.records[at..at + self.width]),
+                None => column.resize(column.len() + self.width, 0),
+            }
+        }
+        column
+    }
+
+    /// Takes over a column of the same shape as [`SeriesState::column`] gave for these names, and says what is new.
+    ///
+    /// # Errors
+    /// More series than [`limits::STATE_SERIES`]; then nothing has changed.
+    pub(crate) fn replace(
+        &mut self,
+        names: &[Arc<str>],
+        before: &[u8],
+        after: &[u8],
+    ) -> Result<Option<StateChange>, TooManySeries> {
+        let changed = || {
+            names
+                .iter()
+                .zip(before.chunks_exact(self.width))
+                .zip(after.chunks_exact(self.width))
+                .filter(|((_, before), after)| before != after)
+                .map(|((name, _), after)| (name, after))
+        };
+        let added = changed()
+            .filter(|(name, _)| !self.index.contains_key(*name))
+            .count();
+        if self.index.len() + added > limits::STATE_SERIES {
+            return Err(TooManySeries);
+        }
+        let changes: Vec<(&Arc<str>, &[u8])> = changed().collect();
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let mut names = Vec::with_capacity(changes.len());
+        let mut records = Vec::with_capacity(changes.len() * self.width);
+        for (name, record) in changes {
+            self.put(name, record);
+            names.push(Arc::clone(name));
+            records.extend_from_slice(record);
+        }
+        Ok(Some(StateChange::Series {
+            width: self.width,
+            names,
+            records,
+        }))
+    }
+
+    /// A record of zeros deletes.
+    fn put(&mut self, name: &Arc<str>, record: &[u8]) {
+        let empty = record.iter().all(|byte| *byte == 0);
+        if empty {
+            if let Some(at) = self.index.remove(name) {
+                self.free.push(at);
+            }
+            return;
+        }
+        let at = match self.index.get(name) {
+            Some(&at) => at,
+            None => {
+                let at = self.free.pop().unwrap_or_else(|| {
+                    let at = self.records.len();
+                    self.records.resize(at + self.width, 0);
+                    at
+                });
+                self.index.insert(Arc::clone(name), at);
+                at
+            }
+        };
+        self.records[at..at + self.width].copy_from_slice(record);
+    }
+}
+
+/// See [`SeriesState::replace`].
+#[derive(Debug, thiserror::Error)]
+#[error("state for more than {} series", limits::STATE_SERIES)]
+pub(crate) struct TooManySeries;
+
+/// Keys and values, bounded by [`limits::GLOBAL_STATE_BYTES`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GlobalState {
+    entries: BTreeMap<String, Arc<[u8]>>,
+    bytes: usize,
+}
+
+impl GlobalState {
+    fn apply(&mut self, changes: &[(String, Option<Vec<u8>>)]) {
+        for (key, value) in changes {
+            if let Some(old) = self.entries.remove(key) {
+                self.bytes -= key.len() + old.len();
+            }
+            if let Some(value) = value {
+                self.bytes += key.len() + value.len();
+                self.entries.insert(key.clone(), value.as_slice().into());
+            }
+        }
+    }
+}
+
+/// One call's view of the global state: what was there, and what the call changed.
+#[derive(Debug)]
+pub(crate) struct GlobalView {
+    base: Arc<GlobalState>,
+    changes: BTreeMap<String, Option<Arc<[u8]>>>,
+    /// Bytes there would be with the changes.
+    bytes: usize,
+}
+
+impl GlobalView {
+    pub(crate) fn new(base: &Arc<GlobalState>) -> Self {
+        Self {
+            base: Arc::clone(base),
+            changes: BTreeMap::new(),
+            bytes: base.bytes,
+        }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<[u8]>> {
+        match self.changes.get(key) {
+            Some(value) => value.clone(),
+            None => self.base.entries.get(key).cloned(),
+        }
+    }
+
+    /// # Errors
+    /// For the module: what does not fit.
+    pub(crate) fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
+        let old = self.get(&key).map_or(0, |old| key.len() + old.len());
+        let bytes = self.bytes - old + key.len() + value.len();
+        if bytes > limits::GLOBAL_STATE_BYTES {
+            return Err(format!(
+                "state would have {bytes} bytes; {} are possible",
+                limits::GLOBAL_STATE_BYTES
+            ));
+        }
+        self.bytes = bytes;
+        self.changes.insert(key, Some(value.into()));
+        Ok(())
+    }
+
+    pub(crate) fn delete(&mut self, key: String) {
+        if let Some(old) = self.get(&key) {
+            self.bytes -= key.len() + old.len();
+            if self.base.entries.contains_key(&key) {
+                self.changes.insert(key, None);
+            } else {
+                self.changes.remove(&key);
+            }
+        }
+    }
+
+    /// Makes the call's changes the truth.
+    pub(crate) fn commit(self, state: &mut Arc<GlobalState>) -> Option<StateChange> {
+        let Self { base, changes, .. } = self;
+        let changes: Vec<(String, Option<Vec<u8>>)> = changes
+            .into_iter()
+            .filter(|(key, value)| base.entries.get(key) != value.as_ref())
+            .map(|(key, value)| (key, value.map(|value| value.to_vec())))
+            .collect();
+        // The view's own reference would make the state be copied below.
+        drop(base);
+        if changes.is_empty() {
+            return None;
+        }
+        Arc::make_mut(state).apply(&changes);
+        Some(StateChange::Global(changes))
+    }
+}

@@ -1,0 +1,161 @@
+//! Guests made of WebAssembly text: a few lines of core module, turned into a component for the real contract.
+
+use std::fmt::Write as _;
+
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+/// Where the answer of `process` lies. Memory is zero, and an answer of zeros is "all rows go on".
+pub(super) const ANSWER: u32 = 1024;
+/// `keep` and its payload within the answer.
+const KEEP: u32 = ANSWER + 4;
+const KEEP_PAYLOAD: u32 = KEEP + 4;
+const DERIVED: u32 = KEEP + 68;
+const REJECTED: u32 = DERIVED + 60;
+
+/// Parameters of `process`: pointer and length of each column.
+pub(super) const COLUMNS: [&str; 14] = [
+    "names",
+    "names_n",
+    "series",
+    "n",
+    "time",
+    "time_n",
+    "kind",
+    "kind_n",
+    "bits",
+    "bits_n",
+    "texts",
+    "texts_n",
+    "quality",
+    "quality_n",
+];
+
+/// A component that imports what `imports` declares and runs `body` as its `process`.
+pub(super) fn guest(imports: &str, body: &str) -> Vec<u8> {
+    guest_with(imports, "", body)
+}
+
+/// The same with further items of the core module.
+pub(super) fn guest_with(imports: &str, items: &str, body: &str) -> Vec<u8> {
+    let mut parameters = String::new();
+    for column in COLUMNS {
+        write!(parameters, "(param ${column} i32) ").unwrap();
+    }
+    let text = format!(
+        r#"(module
+            {imports}
+            (memory (export "memory") 32)
+            (global $next (mut i32) (i32.const 65536))
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                (local $at i32)
+                (local.set $at (global.get $next))
+                (global.set $next (i32.and
+                    (i32.add (i32.add (local.get $at) (local.get 3)) (i32.const 7))
+                    (i32.const -8)))
+                (local.get $at))
+            {items}
+            (func $process (export "process") {parameters} (result i32) (local $i i32)
+                {body}
+                (i32.const {ANSWER})))"#
+    );
+    let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let mut resolve = Resolve::default();
+    let package = resolve
+        .push_str(
+            "module.wit",
+            include_str!("../../../../modules/wit/module.wit"),
+        )
+        .unwrap();
+    let world = resolve.select_world(&[package], Some("filter")).unwrap();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    ComponentEncoder::default()
+        .validate(true)
+        .module(&module)
+        .unwrap()
+        .encode()
+        .unwrap()
+}
+
+/// All rows go on.
+pub(super) fn pass() -> Vec<u8> {
+    guest("", "")
+}
+
+/// Rows 0, 2, 4 … go on.
+pub(super) fn every_second() -> Vec<u8> {
+    guest(
+        "",
+        &format!(
+            "(memory.fill (i32.const 8192) (i32.const 0x55) (i32.const 1024)) {}",
+            keep_rows("(i32.shr_u (i32.add (local.get $n) (i32.const 7)) (i32.const 3))")
+        ),
+    )
+}
+
+/// `keep = rows` with a bitmap of so many bytes at 8192.
+pub(super) fn keep_rows(bytes: &str) -> String {
+    store(&[
+        (KEEP, "(i32.const 2)"),
+        (KEEP_PAYLOAD, "(i32.const 8192)"),
+        (KEEP_PAYLOAD + 4, bytes),
+    ])
+}
+
+/// `keep = changed`, with the input's own columns.
+pub(super) fn keep_changed() -> String {
+    store(&[(KEEP, "(i32.const 3)")]) + &columns(KEEP_PAYLOAD)
+}
+
+/// `keep = rows-changed`, with a bitmap at 8192 and the input's own columns.
+pub(super) fn keep_rows_changed(bytes: &str) -> String {
+    store(&[
+        (KEEP, "(i32.const 4)"),
+        (KEEP_PAYLOAD, "(i32.const 8192)"),
+        (KEEP_PAYLOAD + 4, bytes),
+    ]) + &columns(KEEP_PAYLOAD + 8)
+}
+
+/// `derived`: the input once more.
+pub(super) fn derive_input() -> String {
+    store(&[(DERIVED, "(i32.const 1)")]) + &columns(DERIVED + 4)
+}
+
+/// One rejected row, for the reason `bad`.
+pub(super) fn reject(row: u32) -> String {
+    let row = format!("(i32.const {row})");
+    store(&[
+        (REJECTED, "(i32.const 4096)"),
+        (REJECTED + 4, "(i32.const 1)"),
+        (4096, &row),
+        (4100, "(i32.const 5000)"),
+        (4104, "(i32.const 3)"),
+        (5000, "(i32.const 0x646162)"),
+    ])
+}
+
+/// The fault `bad`.
+pub(super) fn fault() -> String {
+    store(&[
+        (ANSWER, "(i32.const 1)"),
+        (ANSWER + 4, "(i32.const 5000)"),
+        (ANSWER + 8, "(i32.const 3)"),
+        (5000, "(i32.const 0x646162)"),
+    ])
+}
+
+/// Text of `i32.store`s.
+pub(super) fn store(stores: &[(u32, &str)]) -> String {
+    stores
+        .iter()
+        .map(|(at, value)| format!("(i32.store (i32.const {at}) {value})\n"))
+        .collect()
+}
+
+fn columns(at: u32) -> String {
+    (at..)
+        .step_by(4)
+        .zip(COLUMNS)
+        .map(|(at, column)| format!("(i32.store (i32.const {at}) (local.get ${column}))\n"))
+        .collect()
+}
