@@ -1,1 +1,42 @@
-//! Tidegate store.
+//! The store: one SQLite file, one writer.
+//!
+//! Everything that a batch became commits in one transaction with `synchronous=FULL` (promise 1), together with the
+//! counts that say so (promise 2). The open group is held in memory and written in one go, so that a failed commit is
+//! retried as the same function of the same data; see [`Writer`].
+//!
+//! Nothing here spawns a thread or knows tokio: the caller owns the thread, the inbox and the clock.
+
+mod block;
+mod books;
+mod clock;
+mod commit;
+mod config;
+mod disk;
+mod evict;
+mod gaps;
+mod group;
+mod history;
+mod image;
+mod input;
+mod num;
+mod outbox;
+mod quarantine;
+mod reader;
+mod schema;
+mod series;
+mod setup;
+mod state;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod windows;
+mod writer;
+
+pub use config::{Measures, PipelineConfig, Route, Send, StoreConfig, UplinkConfig};
+pub use input::{
+    ClosedSummary, Committed, Event, Input, OutboxStats, SourceGap, StoreState, StoreStats,
+};
+pub use reader::{LatestReading, QuarantineEntry, ReadError, Reader, RejectedEntry};
+pub use schema::OpenError;
+pub use verify::{Difference, Verification, VerifyError, verify};
+pub use writer::{ActiveAlarm, CommitError, Recovered, Store, Writer};

@@ -1,0 +1,544 @@
+//! The transaction: one function of what is committed and one group. It is called again with the same group when
+//! it failed, after everything in memory was loaded anew.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tidegate_domain::item::{
+    AlarmItem, EventItem, ItemKind, JsonValue, Priority, ReadingItem, SummaryItem, millis,
+};
+use tidegate_domain::outcome::{AlarmChange, AlarmState, PipelineOutcome};
+use tidegate_domain::{Arrival, Batch, BatchOutcome, ClosedWindow, Item, Quality};
+
+use crate::books::{Scope, own};
+use crate::disk;
+use crate::evict::{self, InFlight};
+use crate::gaps::Loss;
+use crate::group::Group;
+use crate::history::Shelf;
+use crate::image::Image;
+use crate::input::{ClosedSummary, Committed, Event, SourceGap};
+use crate::num::sql;
+use crate::outbox::{Entry, LaneKey, Pen};
+use crate::quarantine;
+use crate::setup::Setup;
+use crate::state;
+
+/// A group that takes nothing more, with everything else that its transaction depends on.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) group: Group,
+    /// Tells after an ambiguous failure whether it is in the database.
+    pub(crate) number: u64,
+    /// The present time, where nothing arrived.
+    pub(crate) idle: Arrival,
+    /// The present time, for what waits.
+    pub(crate) now: Instant,
+    /// The last one of the process: the exit is clean.
+    pub(crate) last: bool,
+}
+
+/// What the transaction came to.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) sealed: BTreeSet<usize>,
+    pub(crate) summaries: Vec<Arc<ClosedSummary>>,
+    /// See [`evict::Evicted::full`].
+    pub(crate) full: bool,
+}
+
+/// Writes the group in one transaction. On an error `image` is no longer what the database holds, and `conn` is not to
+/// be used again.
+pub(crate) fn write(
+    conn: &Connection,
+    image: &mut Image,
+    setup: &Setup,
+    in_flight: &InFlight,
+    frozen: &Frozen,
+) -> Result<Written, rusqlite::Error> {
+    let transaction = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+    let mut commit = Commit {
+        conn,
+        image,
+        setup,
+        wall: frozen.idle.wall,
+        json: Vec::new(),
+        written: Written::default(),
+    };
+    commit.group(frozen)?;
+    let evicted = commit.make_room(frozen, in_flight)?;
+    commit.written.full = evicted.full;
+    commit.finish(frozen)?;
+    let written = commit.written;
+    transaction.commit()?;
+    // Readers may go on now: what was given up is gone.
+    drop(evicted);
+    Ok(written)
+}
+
+struct Commit<'a> {
+    conn: &'a Connection,
+    image: &'a mut Image,
+    setup: &'a Setup,
+    /// The present wall clock, nanoseconds since the epoch.
+    wall: i64,
+    /// One item at a time; kept for its allocation.
+    json: Vec<u8>,
+    written: Written,
+}
+
+impl Commit<'_> {
+    fn group(&mut self, frozen: &Frozen) -> Result<(), rusqlite::Error> {
+        let group = &frozen.group;
+        let arrivals = group.arrivals();
+        let advance = self.image.clock.advance(&arrivals, frozen.idle);
+        for (pipeline, closed) in self.image.windows.retire(&mut self.image.books, self.setup) {
+            self.close(pipeline, &closed)?;
+        }
+        let stepped = advance.step.is_some();
+        for (pipeline, closed) in self.image.windows.close(advance.observe_at, stepped) {
+            self.close(pipeline, &closed)?;
+        }
+        let first_block = self.image.history.next_block;
+        let mut states = state::Pending::default();
+        for outcome in &group.outcomes {
+            self.source(outcome)?;
+            for pipeline in &outcome.pipelines {
+                self.pipeline(pipeline, outcome.arrival, &mut states)?;
+                let observe_at = advance.observe_at;
+                let index = pipeline.pipeline;
+                self.image
+                    .windows
+                    .observe(index, observe_at, &pipeline.stored, first_block);
+            }
+        }
+        let arrival = arrivals.last().copied().unwrap_or(frozen.idle);
+        let (conn, ids) = (self.conn, &self.image.pipeline_ids);
+        self.image.history.write(|pipeline| Shelf {
+            conn,
+            pipeline: ids[pipeline],
+            arrival,
+        })?;
+        for settled in &group.settled {
+            let Image { outbox, books, .. } = &mut *self.image;
+            outbox.settle(&mut pen(conn, books, self.wall), settled)?;
+        }
+        for gap in &group.gaps {
+            self.source_gap(gap);
+        }
+        for event in &group.events {
+            self.event(event)?;
+        }
+        for attempt in &group.attempts {
+            self.conn
+                .prepare_cached(
+                    "INSERT INTO attempt VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+                )?
+                .execute([&attempt.digest[..]])?;
+        }
+        for (pipeline, closed) in self.image.windows.close(advance.end_at, false) {
+            self.close(pipeline, &closed)?;
+        }
+        let Image {
+            windows,
+            books,
+            dictionary,
+            slots,
+            ..
+        } = &mut *self.image;
+        windows.write(conn, books, self.setup, |name| {
+            let series = dictionary.series(conn, &self.setup.config.measures, name, first_block)?;
+            Ok(series.id)
+        })?;
+        states.write(conn, slots)?;
+        self.seal(frozen.now)
+    }
+
+    fn source(&mut self, outcome: &BatchOutcome) -> Result<(), rusqlite::Error> {
+        let Some(source) = self.setup.sources.get(outcome.source) else {
+            return Ok(());
+        };
+        self.image.books.messages(source, &outcome.counts);
+        let mut pen = pen(self.conn, &mut self.image.books, self.wall);
+        for message in &outcome.quarantined {
+            quarantine::insert_message(&mut pen, source, message)?;
+        }
+        for digest in &outcome.attempts_done {
+            self.conn
+                .prepare_cached("DELETE FROM attempt WHERE digest = ?1")?
+                .execute([&digest[..]])?;
+        }
+        Ok(())
+    }
+
+    fn pipeline(
+        &mut self,
+        outcome: &PipelineOutcome,
+        arrival: Arrival,
+        states: &mut state::Pending,
+    ) -> Result<(), rusqlite::Error> {
+        let setup = self.setup;
+        let Some(pipeline) = setup.pipelines.get(outcome.pipeline) else {
+            return Ok(());
+        };
+        let Image {
+            books,
+            dictionary,
+            history,
+            pipeline_ids,
+            ..
+        } = &mut *self.image;
+        let name = &pipeline.name;
+        let stored = outcome.stored.len() as u64;
+        for (counter, by) in [
+            ("selected", outcome.selected),
+            ("derived", outcome.derived),
+            ("replayed", outcome.replayed),
+            ("filtered", outcome.filtered),
+            ("stored", stored),
+            ("held", stored),
+        ] {
+            books.add(Scope::Pipeline, name, counter, by);
+        }
+        for (reason, by) in &outcome.dropped {
+            books.dropped(Scope::Pipeline, name, reason, *by);
+        }
+        let conn = self.conn;
+        let generation = match &outcome.generation {
+            Some(generation) => Some(dictionary.generation(conn, generation)?),
+            None => None,
+        };
+        for readings in &outcome.quarantined {
+            let mut pen = pen(conn, books, self.wall);
+            quarantine::insert_readings(&mut pen, name, generation, readings, arrival)?;
+        }
+        let measures = &setup.config.measures;
+        let block = history.next_block;
+        for delta in &outcome.state {
+            states.add(&delta.slot, &delta.change, |series| {
+                Ok(dictionary.series(conn, measures, series, block)?.id)
+            })?;
+        }
+        let shelf = Shelf {
+            conn,
+            pipeline: pipeline_ids[outcome.pipeline],
+            arrival,
+        };
+        history.append(
+            shelf,
+            dictionary,
+            measures,
+            outcome.pipeline,
+            generation,
+            &outcome.stored,
+        )?;
+        if !pipeline.readings.is_empty() {
+            self.readings(outcome.pipeline, &outcome.stored)?;
+        }
+        for alarm in &outcome.alarms {
+            let generation = outcome
+                .generation
+                .as_ref()
+                .map(|generation| generation.id.as_str());
+            self.alarm(outcome.pipeline, alarm, generation)?;
+        }
+        Ok(())
+    }
+
+    fn readings(&mut self, index: usize, batch: &Batch) -> Result<(), rusqlite::Error> {
+        let pipeline = &self.setup.pipelines[index];
+        let measures = &self.setup.config.measures;
+        for row in 0..batch.len() {
+            let series = self.image.history.known[batch.series[row] as usize];
+            let time = millis(batch.time[row]);
+            let quality = batch.quality(row);
+            let item = Item::Reading(ReadingItem {
+                pipeline: &pipeline.name,
+                series: batch.name(row),
+                measure: series.and_then(|series| measures.text(series.measure?)),
+                time,
+                value: JsonValue::from(batch.value(row)),
+                quality: match quality {
+                    Quality::Good => None,
+                    Quality::Uncertain | Quality::Bad => Some(quality.as_str()),
+                },
+            });
+            encode(&mut self.json, &item);
+            for &(uplink, priority) in &pipeline.readings {
+                let key = LaneKey {
+                    uplink,
+                    priority,
+                    kind: ItemKind::Readings,
+                };
+                self.queue(key, Some(index), time, time)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Raising what is raised, or clearing what is not, changes nothing.
+    fn alarm(
+        &mut self,
+        index: usize,
+        alarm: &AlarmChange,
+        generation: Option<&str>,
+    ) -> Result<(), rusqlite::Error> {
+        let pipeline = &self.setup.pipelines[index];
+        let key = (
+            Arc::clone(&pipeline.name),
+            Arc::clone(&alarm.series),
+            alarm.code.clone(),
+        );
+        let alarms = &mut self.image.alarms;
+        let changed = match alarm.state {
+            AlarmState::Raised => alarms.insert(key),
+            AlarmState::Cleared => alarms.remove(&key),
+        };
+        if !changed {
+            return Ok(());
+        }
+        match alarm.state {
+            AlarmState::Raised => {
+                let severity = serde_json::to_string(&alarm.severity).unwrap_or_default();
+                self.conn
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO alarm VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                    )?
+                    .execute((
+                        &pipeline.name,
+                        &alarm.series,
+                        &alarm.code,
+                        &alarm.filter,
+                        severity.trim_matches('"'),
+                        alarm.time,
+                        &alarm.text,
+                    ))?;
+            }
+            AlarmState::Cleared => {
+                self.conn
+                    .prepare_cached(
+                        "DELETE FROM alarm WHERE pipeline = ?1 AND series = ?2 AND code = ?3",
+                    )?
+                    .execute((&pipeline.name, &alarm.series, &alarm.code))?;
+            }
+        }
+        let time = millis(alarm.time);
+        let item = Item::Alarm(AlarmItem {
+            pipeline: &pipeline.name,
+            series: &alarm.series,
+            time,
+            severity: alarm.severity,
+            code: &alarm.code,
+            text: &alarm.text,
+            value: alarm.value,
+            state: alarm.state,
+            generation,
+        });
+        encode(&mut self.json, &item);
+        for &uplink in &pipeline.uplinks {
+            let key = LaneKey {
+                uplink,
+                priority: Priority::Alarm,
+                kind: ItemKind::Alarm,
+            };
+            self.queue(key, Some(index), time, time)?;
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: &Event) -> Result<(), rusqlite::Error> {
+        let time = millis(event.time);
+        let item = Item::Event(EventItem {
+            time,
+            code: &event.code,
+            text: &event.text,
+            data: event.data.clone(),
+        });
+        encode(&mut self.json, &item);
+        for uplink in 0..self.setup.uplinks.len() {
+            let key = LaneKey {
+                uplink,
+                priority: Priority::High,
+                kind: ItemKind::Event,
+            };
+            self.queue(key, None, time, time)?;
+        }
+        Ok(())
+    }
+
+    fn source_gap(&mut self, gap: &SourceGap) {
+        let loss = Loss {
+            source: self.setup.sources.get(gap.source).cloned(),
+            pipeline: None,
+            reason: gap.reason,
+            from: millis(gap.from),
+            to: millis(gap.to),
+            items: gap.count,
+            seq: None,
+        };
+        for uplink in 0..self.setup.uplinks.len() {
+            self.image.gaps.record(uplink, &loss);
+        }
+    }
+
+    /// Queues the summaries of closed windows, and forgets their rows.
+    fn close(&mut self, index: usize, closed: &[ClosedWindow]) -> Result<(), rusqlite::Error> {
+        let pipeline = &self.setup.pipelines[index];
+        let measures = &self.setup.config.measures;
+        let Image {
+            windows,
+            dictionary,
+            history,
+            ..
+        } = &mut *self.image;
+        let block = history.next_block;
+        windows.delete_rows(self.conn, index, closed)?;
+        let measure_of = |dictionary: &mut crate::series::Dictionary, window: &ClosedWindow| {
+            let series = dictionary.series(self.conn, measures, &window.key.series, block)?;
+            Ok::<_, rusqlite::Error>(series.measure.and_then(|measure| measures.text(measure)))
+        };
+        let found = closed
+            .iter()
+            .map(|window| measure_of(dictionary, window))
+            .collect::<Result<Vec<Option<&str>>, _>>()?;
+        for (window, measure) in closed.iter().zip(found) {
+            let (from, to) = (millis(window.key.from), millis(window.key.to));
+            let item = Item::Summary(SummaryItem {
+                pipeline: &pipeline.name,
+                series: &window.key.series,
+                measure,
+                from,
+                to,
+                stats: window.stats,
+                late: window.key.late,
+                stepped: window.stepped,
+                incomplete: window.incomplete,
+            });
+            encode(&mut self.json, &item);
+            for &(uplink, priority) in &pipeline.summaries {
+                let key = LaneKey {
+                    uplink,
+                    priority,
+                    kind: ItemKind::Summary,
+                };
+                self.queue(key, Some(index), from, to)?;
+            }
+            if self.written.summaries.len() < Committed::SUMMARIES {
+                self.written.summaries.push(Arc::new(ClosedSummary {
+                    pipeline: pipeline.name.as_ref().to_owned(),
+                    series: Arc::clone(&window.key.series),
+                    measure: measure.map(str::to_owned),
+                    from,
+                    to,
+                    stats: window.stats,
+                    late: window.key.late,
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues the item in `json`.
+    fn queue(
+        &mut self,
+        key: LaneKey,
+        pipeline: Option<usize>,
+        from: i64,
+        to: i64,
+    ) -> Result<(), rusqlite::Error> {
+        let Image {
+            outbox,
+            books,
+            pipeline_ids,
+            ..
+        } = &mut *self.image;
+        let entry = Entry {
+            pipeline: pipeline.map(|pipeline| pipeline_ids[pipeline]),
+            from,
+            to,
+            json: &self.json,
+        };
+        outbox.push(&mut pen(self.conn, books, self.wall), key, entry)
+    }
+
+    fn seal(&mut self, now: Instant) -> Result<(), rusqlite::Error> {
+        let Image { outbox, books, .. } = &mut *self.image;
+        let mut pen = pen(self.conn, books, self.wall);
+        outbox.write(&mut pen, now, &mut self.written.sealed)
+    }
+
+    /// Expiry, the bound in bytes, and the gap items for what went.
+    fn make_room<'b>(
+        &mut self,
+        frozen: &Frozen,
+        in_flight: &'b InFlight,
+    ) -> Result<evict::Evicted<'b>, rusqlite::Error> {
+        let (conn, setup, wall) = (self.conn, self.setup, self.wall);
+        let oldest = frozen
+            .idle
+            .synced
+            .then(|| wall.saturating_sub(setup.max_age));
+        let Image {
+            books,
+            dictionary,
+            history,
+            gaps,
+            pipeline_names,
+            ..
+        } = &mut *self.image;
+        let oldest_block = history.oldest_block(conn)?;
+        let step = dictionary.set_held(history.next_block.saturating_sub(oldest_block));
+        books.set_store(own::SEEN_STEP, step);
+        if dictionary.wants_sweep() {
+            dictionary.sweep(conn, oldest_block)?;
+        }
+        if let Some(oldest) = oldest {
+            history.expire(conn, books, pipeline_names, oldest)?;
+        }
+        quarantine::enforce(&mut pen(conn, books, wall), setup, gaps, oldest)?;
+        let evicted = evict::enforce(conn, self.image, setup, in_flight, wall)?;
+        let Image {
+            books,
+            outbox,
+            gaps,
+            uplink_ids,
+            ..
+        } = &mut *self.image;
+        gaps.write(&mut pen(conn, books, wall), outbox, uplink_ids)?;
+        self.seal(frozen.now)?;
+        Ok(evicted)
+    }
+
+    fn finish(&mut self, frozen: &Frozen) -> Result<(), rusqlite::Error> {
+        let Image {
+            books,
+            history,
+            clock,
+            group,
+            ..
+        } = &mut *self.image;
+        *group = frozen.number;
+        books.set_store(own::GROUP, sql(frozen.number));
+        books.set_store(own::CLOCK, clock.committed);
+        books.set_store(own::NEXT_BLOCK, history.next_block);
+        books.set_store(own::CLEAN, i64::from(frozen.last));
+        books.write(self.conn)?;
+        disk::vacuum(self.conn, &self.setup.bounds)
+    }
+}
+
+fn pen<'a>(conn: &'a Connection, books: &'a mut crate::books::Books, wall: i64) -> Pen<'a> {
+    Pen { conn, books, wall }
+}
+
+/// Writes an item as JSON into a buffer that is kept.
+fn encode(json: &mut Vec<u8>, item: &Item<'_>) {
+    json.clear();
+    if serde_json::to_writer(&mut *json, item).is_err() {
+        // No item holds what JSON cannot say; were it so, an empty object keeps the message valid and the item counted.
+        json.clear();
+        json.extend_from_slice(b"{}");
+    }
+}

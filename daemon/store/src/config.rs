@@ -1,0 +1,138 @@
+//! What the store has to know about the gateway's configuration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tidegate_domain::item::Priority;
+use tidegate_domain::limits;
+use tidegate_domain::series::{GlobError, SeriesFilter};
+
+/// The store's settings. Indices in [`Input`](crate::Input) and [`Committed`](crate::Committed) point into its lists;
+/// in the database everything goes by name, so that the configuration may be reordered.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The database file. Its lock, write-ahead log and shared memory lie beside it.
+    pub path: PathBuf,
+    /// Bound of database and write-ahead log together, in bytes. What is above goes, least important first.
+    pub max_bytes: u64,
+    /// How long history and quarantine are kept.
+    pub max_age: Duration,
+    /// How long a commit group waits for company.
+    pub linger: Duration,
+    /// How long after its end a window stays open.
+    pub lateness: Duration,
+    /// The sources' names.
+    pub sources: Vec<String>,
+    /// The pipelines.
+    pub pipelines: Vec<PipelineConfig>,
+    /// The uplinks.
+    pub uplinks: Vec<UplinkConfig>,
+    /// What is measured, by series.
+    pub measures: Measures,
+}
+
+/// One pipeline, as far as its output goes.
+#[derive(Clone, Debug)]
+pub struct PipelineConfig {
+    /// Its name.
+    pub name: String,
+    /// Length of its tumbling windows; `None` for no summaries.
+    pub window: Option<Duration>,
+    /// Where its output goes.
+    pub to: Vec<Route>,
+}
+
+/// One entry of a pipeline's `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Index of the uplink in the configuration's order.
+    pub uplink: usize,
+    /// What is sent.
+    pub send: Send,
+    /// How it is ordered among the rest, and when it is given up.
+    pub priority: Priority,
+}
+
+/// What a route carries; `send` in the configuration. Alarms go over every route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Send {
+    /// Closed windows.
+    Summary,
+    /// Every reading that came through.
+    Readings,
+    /// Both.
+    Both,
+}
+
+impl Send {
+    pub(crate) fn summaries(self) -> bool {
+        matches!(self, Self::Summary | Self::Both)
+    }
+
+    pub(crate) fn readings(self) -> bool {
+        matches!(self, Self::Readings | Self::Both)
+    }
+}
+
+/// One uplink, as far as its outbox goes.
+#[derive(Clone, Debug)]
+pub struct UplinkConfig {
+    /// Its name.
+    pub name: String,
+    /// Bytes of encoded items at which a message is sealed. A single larger item makes a message of its own.
+    pub max_message_bytes: usize,
+    /// Items at which a message is sealed.
+    pub max_message_items: u32,
+    /// How long the first item of a message waits for company. Alarms do not wait.
+    pub linger: Duration,
+}
+
+impl UplinkConfig {
+    /// Default of `max_message_bytes`.
+    pub const MESSAGE_BYTES: usize = 2 * limits::OUTBOX_ITEM_BYTES;
+    /// Default of `max_message_items`.
+    pub const MESSAGE_ITEMS: u32 = 4096;
+    /// Default of `linger`.
+    pub const LINGER: Duration = Duration::from_secs(1);
+
+    /// An uplink with the defaults.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            max_message_bytes: Self::MESSAGE_BYTES,
+            max_message_items: Self::MESSAGE_ITEMS,
+            linger: Self::LINGER,
+        }
+    }
+}
+
+/// What is measured, by series glob; the first match wins.
+#[derive(Clone, Debug)]
+pub struct Measures {
+    filter: SeriesFilter,
+    texts: Vec<String>,
+}
+
+impl Measures {
+    /// Pairs of series glob and measure, in the configuration's order.
+    ///
+    /// # Errors
+    /// The first glob that cannot be read.
+    pub fn new(pairs: Vec<(String, String)>) -> Result<Self, GlobError> {
+        let (globs, texts): (Vec<String>, Vec<String>) = pairs.into_iter().unzip();
+        Ok(Self {
+            filter: SeriesFilter::new(&globs)?,
+            texts,
+        })
+    }
+
+    /// The index of a series' measure, for [`Measures::text`].
+    pub(crate) fn find(&self, series: &str) -> Option<usize> {
+        self.filter.first(series)
+    }
+
+    pub(crate) fn text(&self, index: usize) -> Option<&str> {
+        self.texts.get(index).map(String::as_str)
+    }
+}

@@ -1,0 +1,135 @@
+//! The store's size on disk, and what keeps it there: checkpoints of the write-ahead log, free pages given back.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use crate::num::count;
+use crate::schema::{beside, file_bytes};
+use crate::setup::Bounds;
+
+const PAGE_BYTES: u64 = 4096;
+/// A page in the write-ahead log: the page and its header.
+const FRAME_BYTES: u64 = PAGE_BYTES + 24;
+/// Free pages that stay for the next inserts; giving them back and taking them again would cost writes.
+const SPARE_PAGES: u64 = 256;
+
+/// Sizes within the open transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pages {
+    pub(crate) all: u64,
+    pub(crate) free: u64,
+}
+
+impl Pages {
+    pub(crate) fn of(conn: &Connection) -> Result<Self, rusqlite::Error> {
+        let pragma = |name: &str| -> Result<u64, rusqlite::Error> {
+            Ok(count(
+                conn.prepare_cached(name)?.query_row([], |row| row.get(0))?,
+            ))
+        };
+        Ok(Self {
+            all: pragma("PRAGMA page_count")?,
+            free: pragma("PRAGMA freelist_count")?,
+        })
+    }
+
+    /// The file's size once the log is written back, in bytes.
+    pub(crate) fn file_bytes(self) -> u64 {
+        self.all * PAGE_BYTES
+    }
+
+    pub(crate) fn free_bytes(self) -> u64 {
+        self.free * PAGE_BYTES
+    }
+
+    /// What rows take.
+    pub(crate) fn used_bytes(self) -> u64 {
+        self.all.saturating_sub(self.free) * PAGE_BYTES
+    }
+}
+
+/// Gives free pages back to the file system, within the open transaction: what makes the file larger than its
+/// bound, and what is more than a quarter of the file; not all of it in one commit.
+pub(crate) fn vacuum(conn: &Connection, bounds: &Bounds) -> Result<(), rusqlite::Error> {
+    let pages = Pages::of(conn)?;
+    let above = pages
+        .file_bytes()
+        .saturating_sub(bounds.main_bytes)
+        .div_ceil(PAGE_BYTES);
+    let spare = SPARE_PAGES.max(pages.all / 4);
+    let wanted = above.min(pages.free).max(pages.free.saturating_sub(spare));
+    // Giving a page back moves another one, and both go through the log.
+    let wanted = wanted.min(bounds.checkpoint_bytes / FRAME_BYTES);
+    if wanted == 0 {
+        return Ok(());
+    }
+    // It frees a page a step.
+    let mut statement = conn.prepare(&format!("PRAGMA incremental_vacuum({wanted})"))?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
+/// The write-ahead log beside the database.
+#[derive(Debug)]
+pub(crate) struct Wal {
+    path: PathBuf,
+}
+
+impl Wal {
+    pub(crate) fn of(database: &Path) -> Self {
+        Self {
+            path: beside(database, "-wal"),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        file_bytes(&self.path)
+    }
+
+    /// Writes the log back when it is worth it, and empties it when it is near its bound.
+    pub(crate) fn checkpoint(
+        &self,
+        conn: &Connection,
+        bounds: &Bounds,
+    ) -> Result<(), rusqlite::Error> {
+        if self.bytes() > bounds.wal_bytes / 2 {
+            return checkpoint(conn, "PRAGMA wal_checkpoint(TRUNCATE)").map(|_| ());
+        }
+        let frames = checkpoint(conn, "PRAGMA wal_checkpoint(NOOP)")?;
+        if frames.pending() * FRAME_BYTES > bounds.checkpoint_bytes {
+            checkpoint(conn, "PRAGMA wal_checkpoint(PASSIVE)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes all of the log into the database and syncs it. True when nothing is left in the log.
+pub(crate) fn checkpoint_all(conn: &Connection) -> Result<bool, rusqlite::Error> {
+    let frames = checkpoint(conn, "PRAGMA wal_checkpoint(TRUNCATE)")?;
+    Ok(!frames.busy && frames.pending() == 0)
+}
+
+/// What a checkpoint says.
+struct Frames {
+    busy: bool,
+    log: i64,
+    written_back: i64,
+}
+
+impl Frames {
+    fn pending(&self) -> u64 {
+        count(self.log.saturating_sub(self.written_back))
+    }
+}
+
+fn checkpoint(conn: &Connection, pragma: &str) -> Result<Frames, rusqlite::Error> {
+    conn.prepare_cached(pragma)?.query_row([], |row| {
+        Ok(Frames {
+            busy: row.get(0)?,
+            log: row.get(1)?,
+            written_back: row.get(2)?,
+        })
+    })
+}

@@ -1,0 +1,127 @@
+//! What the writer knows of the database without asking it: the state after the last commit, and while a commit runs the
+//! state after that. A failed commit throws it away; it is then loaded again, as at a start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rusqlite::Connection;
+
+use crate::books::{Books, Scope, own};
+use crate::clock::Clock;
+use crate::gaps::Gaps;
+use crate::history::History;
+use crate::num::count;
+use crate::outbox::Outbox;
+use crate::series::{self, Dictionary};
+use crate::setup::Setup;
+use crate::state::Slots;
+use crate::windows::{self, Windows};
+
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// Number of the last committed group.
+    pub(crate) group: u64,
+    pub(crate) clock: Clock,
+    pub(crate) books: Books,
+    pub(crate) dictionary: Dictionary,
+    pub(crate) windows: Windows,
+    pub(crate) outbox: Outbox,
+    pub(crate) history: History,
+    pub(crate) gaps: Gaps,
+    pub(crate) slots: Slots,
+    /// Alarms that are raised: pipeline, series, code.
+    pub(crate) alarms: BTreeSet<(Arc<str>, Arc<str>, String)>,
+    /// Numbers of the configured pipelines and uplinks.
+    pub(crate) pipeline_ids: Vec<i64>,
+    pub(crate) uplink_ids: Vec<i64>,
+    /// All pipelines that the database knows, by number.
+    pub(crate) pipeline_names: BTreeMap<i64, Arc<str>>,
+}
+
+impl Image {
+    /// Reads everything. `clock` is where the arrival clock begins in a new database.
+    pub(crate) fn load(
+        conn: &Connection,
+        setup: &Setup,
+        clock: i64,
+        now: Instant,
+    ) -> Result<Self, rusqlite::Error> {
+        let books = Books::load(conn)?;
+        let id = |table: &str, name: &str| -> Result<i64, rusqlite::Error> {
+            let sql = format!("SELECT id FROM {table} WHERE name = ?1");
+            conn.query_row(&sql, [name], |row| row.get(0))
+        };
+        let pipeline_ids = setup
+            .pipelines
+            .iter()
+            .map(|pipeline| id("pipeline", &pipeline.name))
+            .collect::<Result<Vec<i64>, _>>()?;
+        let uplink_ids = setup
+            .uplinks
+            .iter()
+            .map(|name| id("uplink", name))
+            .collect::<Result<Vec<i64>, _>>()?;
+        let clock = Clock::at(books.store(own::CLOCK).unwrap_or(clock));
+        let alarms = conn
+            .prepare("SELECT pipeline, series, code FROM alarm")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            group: count(books.store(own::GROUP).unwrap_or(0)),
+            windows: Windows::load(conn, setup, &books, &pipeline_ids, clock.committed)?,
+            outbox: Outbox::load(conn, setup, &books, now)?,
+            history: History::new(books.store(own::NEXT_BLOCK).unwrap_or(1)),
+            gaps: Gaps::load(conn, &uplink_ids)?,
+            slots: Slots::load(conn)?,
+            dictionary: Dictionary::new(
+                books.store(own::SEEN_STEP).unwrap_or(0),
+                setup.bounds.main_bytes,
+            ),
+            pipeline_names: windows::names(conn)?,
+            alarms,
+            pipeline_ids,
+            uplink_ids,
+            clock,
+            books,
+        })
+    }
+}
+
+/// Gives numbers to pipelines and uplinks that are new, and to an uplink its stream; lists all in the ledger.
+pub(crate) fn register(conn: &Connection, setup: &Setup) -> Result<(), rusqlite::Error> {
+    let transaction = conn.unchecked_transaction()?;
+    let zero = |scope: Scope, name: &Arc<str>, counter: &str| {
+        transaction
+            .prepare_cached("INSERT INTO counter VALUES (?1, ?2, ?3, 0) ON CONFLICT DO NOTHING")?
+            .execute((scope as u8, name, counter))
+    };
+    for name in &setup.sources {
+        zero(Scope::Source, name, "received")?;
+    }
+    for pipeline in &setup.pipelines {
+        zero(Scope::Pipeline, &pipeline.name, "selected")?;
+        series::number(&transaction, "pipeline", &pipeline.name)?;
+    }
+    for name in &setup.uplinks {
+        zero(Scope::Uplink, name, "queued")?;
+        transaction
+            .prepare_cached("INSERT INTO uplink (name, stream) VALUES (?1, lower(hex(?2))) ON CONFLICT DO NOTHING")?
+            .execute((name, random()))?;
+    }
+    transaction.commit()
+}
+
+/// Eight bytes that no other gateway and no earlier database has.
+fn random() -> [u8; 8] {
+    let mut bytes = [0; 8];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        // Only a kernel older than 3.17 that is still booting answers this way; the time makes a fair substitute.
+        tracing::warn!(%error, "no random numbers for a stream id; it is taken from the clock");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let nanoseconds = now.map_or(0, |now| now.as_nanos());
+        let mixed = nanoseconds.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834);
+        bytes.copy_from_slice(&mixed.to_le_bytes()[8..]);
+    }
+    bytes
+}

@@ -1,0 +1,198 @@
+//! What goes into the writer and what comes out of it.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use tidegate_domain::delivery::Settled;
+use tidegate_domain::{AckToken, BatchOutcome, Ledger};
+
+/// Everything that can change the store.
+#[derive(Debug)]
+pub enum Input {
+    /// A batch went through its pipelines.
+    Outcome(Box<BatchOutcome>),
+    /// The other end answered to a sealed message.
+    Settled(Settled),
+    /// A source lost messages before they reached a pipeline.
+    Gap(SourceGap),
+    /// Something happened to the gateway; it goes to every uplink.
+    Event(Event),
+    /// A redelivered message is about to be processed after an unclean exit. It is counted, and whatever came before it
+    /// is committed, before the answer is given. `reply` may be dropped without one; then ask again.
+    Attempt {
+        /// SHA-256 over topic and payload.
+        digest: [u8; 32],
+        /// Receives how often it was attempted, this time included. A channel of capacity 1 never blocks the writer.
+        reply: SyncSender<u32>,
+    },
+}
+
+impl From<BatchOutcome> for Input {
+    fn from(outcome: BatchOutcome) -> Self {
+        Self::Outcome(Box::new(outcome))
+    }
+}
+
+impl From<Settled> for Input {
+    fn from(settled: Settled) -> Self {
+        Self::Settled(settled)
+    }
+}
+
+impl From<SourceGap> for Input {
+    fn from(gap: SourceGap) -> Self {
+        Self::Gap(gap)
+    }
+}
+
+impl From<Event> for Input {
+    fn from(event: Event) -> Self {
+        Self::Event(event)
+    }
+}
+
+/// A loss in front of every pipeline. It goes to every uplink as a gap item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceGap {
+    /// Index of the source in the configuration's order.
+    pub source: usize,
+    /// Earliest time that may be missing, nanoseconds since the epoch.
+    pub from: i64,
+    /// Latest time that may be missing, likewise.
+    pub to: i64,
+    /// Messages lost, where somebody knows.
+    pub count: Option<u64>,
+    /// One of [`tidegate_domain::outcome::reason`].
+    pub reason: &'static str,
+}
+
+/// Something that happened to the gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// When, nanoseconds since the epoch.
+    pub time: i64,
+    /// Short and stable, for programs.
+    pub code: String,
+    /// For people.
+    pub text: String,
+    /// Details for programs.
+    pub data: Option<serde_json::Value>,
+}
+
+/// What a commit made durable.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Acknowledgements that are due now: index of the source, its tokens.
+    pub acks: Vec<(usize, Vec<AckToken>)>,
+    /// Indices of the uplinks that have newly sealed messages.
+    pub sealed: Vec<usize>,
+    /// Windows closed by this commit, at most [`Committed::SUMMARIES`], for the page and the console.
+    pub summaries: Vec<Arc<ClosedSummary>>,
+    /// All counts after it.
+    pub ledger: Arc<Ledger>,
+    /// The store's condition after it.
+    pub stats: StoreStats,
+}
+
+impl Committed {
+    /// Closed windows that one commit reports at most; the outbox gets all of them.
+    pub const SUMMARIES: usize = 256;
+}
+
+/// A closed window, as it went to the outbox.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClosedSummary {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The series' name.
+    pub series: Arc<str>,
+    /// What is measured.
+    pub measure: Option<String>,
+    /// Begin, milliseconds since the epoch.
+    pub from: i64,
+    /// End, not in it, likewise.
+    pub to: i64,
+    /// The statistics.
+    pub stats: tidegate_domain::item::Stats,
+    /// A supplement to an earlier summary of the same window.
+    pub late: bool,
+}
+
+/// In what condition the store is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreState {
+    /// Commits succeed.
+    #[default]
+    Healthy,
+    /// A commit failed for a reason that may pass (an I/O error, a busy database); it is retried.
+    Degraded,
+    /// The file system refuses writes.
+    ReadOnly,
+    /// The disk is full, or the bound is reached and nothing is left that may be given up.
+    Full,
+    /// The database file is damaged.
+    Corrupt,
+}
+
+impl StoreState {
+    /// The word on the page and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::ReadOnly => "read-only",
+            Self::Full => "full",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+/// The store's figures after a commit, or after a failed one.
+#[derive(Clone, Debug, Default)]
+pub struct StoreStats {
+    /// Its condition.
+    pub state: StoreState,
+    /// Size of the database file, in bytes.
+    pub database_bytes: u64,
+    /// Pages of it that are free, in bytes.
+    pub free_bytes: u64,
+    /// Size of the write-ahead log, in bytes.
+    pub wal_bytes: u64,
+    /// The bound of both together.
+    pub max_bytes: u64,
+    /// Bytes in quarantine.
+    pub quarantine_bytes: u64,
+    /// Readings that were committed since the start of the process.
+    pub rows: u64,
+    /// Commits since the start of the process.
+    pub commits: u64,
+    /// Failed commits since the start of the process.
+    pub failures: u64,
+    /// How long the last commit took, the sync included.
+    pub commit_latency: Duration,
+    /// The longest commit since the start of the process.
+    pub commit_latency_max: Duration,
+    /// By uplink, in the configuration's order.
+    pub outbox: Vec<OutboxStats>,
+    /// Windows that are open.
+    pub windows_open: u64,
+    /// Alarms that are raised.
+    pub alarms_active: u64,
+    /// The last failed commit's error, until one succeeds.
+    pub last_error: Option<String>,
+}
+
+/// What waits for one uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutboxStats {
+    /// Items waiting, sealed or not.
+    pub items: u64,
+    /// Sealed messages among what waits.
+    pub messages: u64,
+    /// When the oldest of them was committed, nanoseconds since the epoch by the wall clock.
+    pub oldest: Option<i64>,
+    /// The highest number sealed so far; 0 before the first.
+    pub last_seq: u64,
+}

@@ -1,0 +1,193 @@
+//! Quarantine: what a decoder or a filter failed on, with the reason and the bytes, replayable after a fix. It has a share
+//! of the store's bytes; the oldest goes first.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension};
+use tidegate_domain::Arrival;
+use tidegate_domain::item::millis;
+use tidegate_domain::outcome::{QuarantinedMessage, QuarantinedReadings, reason};
+
+use crate::block::encode_with_names;
+use crate::books::{Scope, own, quarantine_counter as counter};
+use crate::gaps::{Gaps, Loss};
+use crate::num::{count, sql, sql_len};
+use crate::outbox::Pen;
+use crate::setup::Setup;
+
+/// What a row takes beside its texts and bytes.
+const ROW_BYTES: usize = 100;
+/// Rows that one commit gives up at most for age.
+const BITE: usize = 256;
+
+/// Sets a message aside.
+pub(crate) fn insert_message(
+    pen: &mut Pen<'_>,
+    source: &Arc<str>,
+    message: &QuarantinedMessage,
+) -> Result<(), rusqlite::Error> {
+    let bytes = ROW_BYTES + message.topic.len() + message.detail.len() + message.payload.len();
+    pen.conn
+        .prepare_cached(
+            "INSERT INTO quarantine (source, topic, reason, detail, arrival, synced, items, length, bytes, data)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9)",
+        )?
+        .execute((
+            source,
+            &message.topic,
+            message.reason,
+            &message.detail,
+            message.arrival.wall,
+            message.arrival.synced,
+            sql(message.length),
+            sql_len(bytes),
+            &message.payload[..],
+        ))?;
+    pen.books.add(Scope::Source, source, counter::HELD, 1);
+    pen.books.add_store(own::QUARANTINE_BYTES, sql_len(bytes));
+    Ok(())
+}
+
+/// Sets readings aside.
+pub(crate) fn insert_readings(
+    pen: &mut Pen<'_>,
+    pipeline: &Arc<str>,
+    generation: Option<i64>,
+    readings: &QuarantinedReadings,
+    arrival: Arrival,
+) -> Result<(), rusqlite::Error> {
+    if readings.rows.is_empty() {
+        return Ok(());
+    }
+    let data = encode_with_names(&readings.rows);
+    let bytes = ROW_BYTES + readings.detail.len() + data.len();
+    let items = readings.rows.len();
+    pen.conn
+        .prepare_cached(
+            "INSERT INTO quarantine
+                (pipeline, filter, generation, reason, detail, arrival, synced, items, length, bytes, data)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .execute((
+            pipeline,
+            &readings.filter,
+            generation,
+            readings.reason,
+            &readings.detail,
+            arrival.wall,
+            arrival.synced,
+            sql_len(items),
+            sql_len(data.len()),
+            sql_len(bytes),
+            &data,
+        ))?;
+    pen.books
+        .add(Scope::Pipeline, pipeline, "quarantined", items as u64);
+    pen.books
+        .add(Scope::Pipeline, pipeline, counter::HELD, items as u64);
+    pen.books.add_store(own::QUARANTINE_BYTES, sql_len(bytes));
+    Ok(())
+}
+
+/// Keeps quarantine within its share, and gives up what came before `oldest`, where the clock is known.
+pub(crate) fn enforce(
+    pen: &mut Pen<'_>,
+    setup: &Setup,
+    gaps: &mut Gaps,
+    oldest: Option<i64>,
+) -> Result<(), rusqlite::Error> {
+    let share = setup.bounds.quarantine_bytes;
+    while count(pen.books.store(own::QUARANTINE_BYTES).unwrap_or(0)) > share {
+        if !evict(pen, setup, gaps, reason::QUARANTINE_SIZE)? {
+            break;
+        }
+    }
+    let Some(oldest) = oldest else {
+        return Ok(());
+    };
+    for _ in 0..BITE {
+        let expired = pen
+            .conn
+            .prepare_cached(
+                "SELECT 1 FROM quarantine WHERE id = (SELECT min(id) FROM quarantine) AND synced AND arrival < ?1",
+            )?
+            .exists([oldest])?;
+        if !expired || !evict(pen, setup, gaps, reason::QUARANTINE_AGE)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Gives up the oldest row. False when there is none.
+pub(crate) fn evict(
+    pen: &mut Pen<'_>,
+    setup: &Setup,
+    gaps: &mut Gaps,
+    reason: &'static str,
+) -> Result<bool, rusqlite::Error> {
+    type Row = (Option<Arc<str>>, Option<Arc<str>>, i64, i64, i64);
+    let oldest: Option<Row> = pen
+        .conn
+        .prepare_cached(
+            "DELETE FROM quarantine WHERE id = (SELECT min(id) FROM quarantine)
+             RETURNING source, pipeline, arrival, items, bytes",
+        )?
+        .query_row([], |row| {
+            Ok((
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+                row.get(4)?,
+            ))
+        })
+        .optional()?;
+    let Some((source, pipeline, arrival, items, bytes)) = oldest else {
+        return Ok(false);
+    };
+    let items = count(items);
+    pen.books.add_store(own::QUARANTINE_BYTES, -bytes);
+    let owner = match (&source, &pipeline) {
+        (Some(source), _) => Some((Scope::Source, source)),
+        (None, Some(pipeline)) => Some((Scope::Pipeline, pipeline)),
+        (None, None) => None,
+    };
+    if let Some((scope, name)) = owner {
+        pen.books.take(scope, name, counter::HELD, items);
+        pen.books.add(scope, name, counter::EVICTED, items);
+    }
+    let loss = Loss {
+        reason,
+        from: millis(arrival),
+        to: millis(arrival),
+        items: Some(items),
+        seq: None,
+        source,
+        pipeline,
+    };
+    for uplink in uplinks(setup, &loss) {
+        gaps.record(uplink, &loss);
+    }
+    Ok(true)
+}
+
+/// The uplinks that miss something: those of the pipeline; for a message, all.
+fn uplinks(setup: &Setup, loss: &Loss) -> Vec<usize> {
+    match &loss.pipeline {
+        Some(pipeline) => {
+            let known = setup.pipelines.iter().find(|known| known.name == *pipeline);
+            known.map_or_else(Vec::new, |known| known.uplinks.clone())
+        }
+        None => (0..setup.uplinks.len()).collect(),
+    }
+}
+
+/// How old the oldest row is; `None` while there is none, or its age is unknown.
+pub(crate) fn oldest(conn: &Connection) -> Result<Option<i64>, rusqlite::Error> {
+    conn.prepare_cached(
+        "SELECT arrival FROM quarantine WHERE id = (SELECT min(id) FROM quarantine) AND synced",
+    )?
+    .query_row([], |row| row.get(0))
+    .optional()
+}
