@@ -24,7 +24,7 @@ end-to-end: modules tools ## tests of the real binary beside Debian's mosquitto
 	cargo test --locked --package tidegate --features test-faults --test '*'
 
 bench: modules tools ## ratio to a bare client, CPU, memory, bytes written: minutes, not part of `make test`
-	tests/bench/run.sh
+	cargo bench --locked --bench main_job
 
 modules: rust ## the factory modules as WebAssembly components
 	modules/build.sh

@@ -1,2 +1,27 @@
-//! The Tidegate daemon.
-fn main() {}
+//! Tidegate: the daemon of an industrial edge gateway, and the commands around it.
+//!
+//! `daemon/ARCHITECTURE.md` shows the way of one reading through the tree.
+
+mod cli;
+mod clock;
+mod config;
+#[cfg(feature = "demo")]
+mod demo;
+mod factory;
+#[cfg(feature = "test-faults")]
+mod faults;
+mod gateway;
+mod log;
+mod modules;
+mod notify;
+mod observe;
+mod supervise;
+mod wiring;
+mod worker;
+mod writer;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    cli::run(cli::Arguments::parse())
+}

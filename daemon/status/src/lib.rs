@@ -1,1 +1,30 @@
-//! Tidegate status.
+//! The gateway explains itself: the local page, its API and its metrics (promise 5).
+//!
+//! [`view`] is the picture that the binary provides, [`router`] draws it, [`serve`] answers connections. All of
+//! it only reads.
+//!
+//! | module | what |
+//! |---|---|
+//! | `view` | the snapshot: what there is to show, in which unit |
+//! | `verdict` | the snapshot judged: what is wrong, since when, what was lost, what to do |
+//! | `page` | the page, and the numbers as a person reads them (`format`) |
+//! | `api` | JSON, health, readiness |
+//! | `metrics` | the Prometheus text format |
+//! | `assets` | stylesheet, script, icon, OpenAPI description: embedded, with entity tags |
+//! | `guard` | what every request and answer goes through: host, size, panics, security headers |
+//! | `serve` | connections, and their bounds |
+
+mod api;
+mod assets;
+mod format;
+mod guard;
+mod metrics;
+mod page;
+mod routes;
+mod serve;
+mod verdict;
+pub mod view;
+
+pub use routes::router;
+pub use serve::serve;
+pub use view::{Readiness, Snapshot, View};

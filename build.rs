@@ -1,0 +1,95 @@
+//! Puts the factory modules into the binary: writes `factory.rs`, the table that `daemon/tidegate/factory.rs` includes.
+//!
+//! They are taken as built, from `modules/target/components` or from where `TIDEGATE_MODULES` says: building WebAssembly in
+//! here would need another target and another linker in the middle of the daemon's own build.
+#![expect(
+    clippy::print_stdout,
+    reason = "this is how a build script speaks to cargo"
+)]
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+const VARIABLE: &str = "TIDEGATE_MODULES";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed={VARIABLE}");
+    println!("cargo::rerun-if-changed=build.rs");
+    let components = env::var_os(VARIABLE).map_or_else(
+        || {
+            Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default())
+                .join("modules/target/components")
+        },
+        PathBuf::from,
+    );
+    // While the directory is missing this makes every build look again; files that were there are watched each.
+    println!("cargo::rerun-if-changed={}", components.display());
+
+    let modules = match find(&components) {
+        Ok(modules) if !modules.is_empty() => modules,
+        found => {
+            let why = found.err().map_or(String::new(), |e| format!(" ({e})"));
+            println!(
+                "cargo::error=the factory modules are not in {}{why}: run `make modules` and build again",
+                components.display()
+            );
+            return Ok(());
+        }
+    };
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    fs::write(out.join("factory.rs"), table(&modules)?)?;
+    Ok(())
+}
+
+/// A component and its manifest.
+struct Module {
+    name: String,
+    manifest: PathBuf,
+    component: PathBuf,
+}
+
+/// Every component that has a manifest beside it, by name.
+fn find(components: &Path) -> Result<Vec<Module>, Box<dyn Error>> {
+    let mut modules = Vec::new();
+    for entry in fs::read_dir(components)? {
+        let component = fs::canonicalize(entry?.path())?;
+        if component.extension().is_none_or(|e| e != "wasm") {
+            continue;
+        }
+        let manifest = component.with_extension("json");
+        for file in [&component, &manifest] {
+            fs::metadata(file).map_err(|e| format!("{}: {e}", file.display()))?;
+            println!("cargo::rerun-if-changed={}", file.display());
+        }
+        let name = component.file_stem().unwrap_or_default();
+        modules.push(Module {
+            name: name
+                .to_str()
+                .ok_or("a file's name is not UTF-8")?
+                .to_owned(),
+            manifest,
+            component,
+        });
+    }
+    modules.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(modules)
+}
+
+fn table(modules: &[Module]) -> Result<String, Box<dyn Error>> {
+    let mut text = String::from(
+        "/// The factory modules, by name.\npub(crate) const FACTORY: &[FactoryModule] = &[\n",
+    );
+    for module in modules {
+        writeln!(
+            text,
+            "    FactoryModule {{ name: {:?}, manifest: include_str!({:?}), component: include_bytes!({:?}) }},",
+            module.name,
+            module.manifest.to_str().ok_or("a path is not UTF-8")?,
+            module.component.to_str().ok_or("a path is not UTF-8")?,
+        )?;
+    }
+    text.push_str("];\n");
+    Ok(text)
+}

@@ -1,0 +1,83 @@
+//! JSON, health and readiness.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde::Serialize;
+use tidegate_domain::Ledger;
+use tidegate_domain::ledger::Imbalance;
+
+use crate::routes::Shared;
+
+/// A list, in an object so that it can grow.
+#[derive(Serialize)]
+struct List<'a, T> {
+    items: &'a [T],
+}
+
+/// The ledger, and whether it balances.
+#[derive(Serialize)]
+struct LedgerReport<'a> {
+    #[serde(flatten)]
+    ledger: &'a Ledger,
+    balanced: bool,
+    imbalances: Vec<Imbalance>,
+}
+
+pub(crate) async fn status(State(view): State<Shared>) -> impl IntoResponse {
+    Json(&*view.snapshot()).into_response()
+}
+
+pub(crate) async fn ledger(State(view): State<Shared>) -> impl IntoResponse {
+    let ledger = view.ledger();
+    let imbalances = ledger.imbalances();
+    Json(LedgerReport {
+        ledger: &ledger,
+        balanced: imbalances.is_empty(),
+        imbalances,
+    })
+    .into_response()
+}
+
+pub(crate) async fn sources(State(view): State<Shared>) -> impl IntoResponse {
+    list(&view.snapshot().sources)
+}
+
+pub(crate) async fn pipelines(State(view): State<Shared>) -> impl IntoResponse {
+    list(&view.snapshot().pipelines)
+}
+
+pub(crate) async fn uplinks(State(view): State<Shared>) -> impl IntoResponse {
+    list(&view.snapshot().uplinks)
+}
+
+pub(crate) async fn modules(State(view): State<Shared>) -> impl IntoResponse {
+    list(&view.snapshot().modules)
+}
+
+fn list<T: Serialize>(items: &[T]) -> axum::response::Response {
+    Json(List { items }).into_response()
+}
+
+/// 200 and `ok`, or 503 and what has stopped.
+pub(crate) async fn healthz(State(view): State<Shared>) -> impl IntoResponse {
+    match view.healthy() {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+/// 200 and `ready`, or 503 and a line for every condition that does not hold.
+pub(crate) async fn readyz(State(view): State<Shared>) -> impl IntoResponse {
+    let readiness = view.ready();
+    if readiness.ready {
+        return (StatusCode::OK, "ready\n".to_owned());
+    }
+    let reasons = if readiness.reasons.is_empty() {
+        "not ready\n".to_owned()
+    } else {
+        readiness.reasons.iter().map(|r| format!("{r}\n")).collect()
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, reasons)
+}

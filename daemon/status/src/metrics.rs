@@ -1,0 +1,548 @@
+//! The Prometheus text format, version 0.0.4, written from the snapshot.
+//!
+//! Written by hand: every figure already stands in the snapshot and the ledger, and a client library would keep a
+//! second copy of each. Labels are names from the configuration and fixed words, never a series: the number of
+//! time series is bounded by the configuration.
+
+use std::fmt::{Display, Write};
+use std::fs;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use tidegate_domain::Ledger;
+
+use crate::routes::Shared;
+use crate::view::{Readiness, Snapshot, SourceState, StoreState, UplinkState};
+
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub(crate) async fn metrics(State(view): State<Shared>) -> impl IntoResponse {
+    let text = render(
+        &view.snapshot(),
+        &view.ledger(),
+        &view.ready(),
+        view.healthy().is_ok(),
+    );
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text)
+}
+
+fn render(snapshot: &Snapshot, ledger: &Ledger, ready: &Readiness, healthy: bool) -> String {
+    let mut out = Exposition::default();
+    gateway(&mut out, snapshot, ledger, ready, healthy);
+    sources(&mut out, snapshot);
+    pipelines(&mut out, snapshot);
+    filters(&mut out, snapshot);
+    store(&mut out, snapshot);
+    uplinks(&mut out, snapshot);
+    process(&mut out, snapshot);
+    out.text
+}
+
+fn gateway(
+    out: &mut Exposition,
+    snapshot: &Snapshot,
+    ledger: &Ledger,
+    ready: &Readiness,
+    healthy: bool,
+) {
+    let gateway = &snapshot.gateway;
+    out.gauge("tidegate_build_info", "Always 1; the labels say what runs.")
+        .sample(
+            &[("version", &gateway.version), ("gateway", &gateway.id)],
+            1,
+        );
+    out.gauge("tidegate_healthy", "1 while the process can go on.")
+        .sample(&[], u8::from(healthy));
+    out.gauge(
+        "tidegate_ready",
+        "1 while sources, store and filters work; the cloud does not count.",
+    )
+    .sample(&[], u8::from(ready.ready));
+    out.gauge("tidegate_clock_synced", "1 while the wall clock is set.")
+        .sample(&[], u8::from(gateway.clock_synced));
+    out.gauge(
+        "tidegate_ledger_imbalances",
+        "Ledger equations that do not hold; anything but 0 is a fault.",
+    )
+    .sample(&[], ledger.imbalances().len());
+    out.gauge(
+        "tidegate_uptime_seconds",
+        "Seconds since the process started, by the monotonic clock.",
+    )
+    .sample(&[], gateway.uptime_seconds);
+    out.gauge(
+        "tidegate_snapshot_time_seconds",
+        "When these figures were taken, in seconds since the epoch.",
+    )
+    .sample(&[], seconds(snapshot.time));
+    out.gauge(
+        "tidegate_quarantine_rows",
+        "Messages and readings in quarantine.",
+    )
+    .sample(&[], snapshot.quarantine_total);
+}
+
+fn sources(out: &mut Exposition, snapshot: &Snapshot) {
+    let sources = &snapshot.sources;
+    let mut family = out.gauge(
+        "tidegate_source_state",
+        "1 for the state that the source is in.",
+    );
+    for source in sources {
+        for state in SourceState::ALL {
+            family.sample(
+                &[("source", &source.name), ("state", state)],
+                u8::from(source.state == *state),
+            );
+        }
+    }
+    let mut counter = |name, help, value: fn(&crate::view::SourceStatus) -> u64| {
+        let mut family = out.counter(name, help);
+        for source in sources {
+            family.sample(&[("source", &source.name)], value(source));
+        }
+    };
+    counter(
+        "tidegate_source_messages_received_total",
+        "Messages taken in.",
+        |s| s.received,
+    );
+    counter(
+        "tidegate_source_messages_redelivered_total",
+        "Messages taken in that the source had sent before.",
+        |s| s.redelivered,
+    );
+    counter(
+        "tidegate_source_messages_decoded_total",
+        "Messages that became readings.",
+        |s| s.decoded,
+    );
+    counter(
+        "tidegate_source_messages_quarantined_total",
+        "Messages set aside.",
+        |s| s.quarantined,
+    );
+    let mut family = out.counter(
+        "tidegate_source_messages_dropped_total",
+        "Messages dropped, by reason.",
+    );
+    for source in sources {
+        for (reason, count) in &source.dropped {
+            family.sample(&[("source", &source.name), ("reason", reason)], count);
+        }
+    }
+    let mut family = out.gauge(
+        "tidegate_source_in_flight_messages",
+        "Messages taken in and not yet acknowledged.",
+    );
+    for source in sources {
+        family.sample(&[("source", &source.name)], source.in_flight);
+    }
+    let mut family = out.gauge(
+        "tidegate_source_receive_window_messages",
+        "Messages the source sends without an acknowledgement, where that is known.",
+    );
+    for source in sources {
+        if let Some(window) = source.receive_window {
+            family.sample(&[("source", &source.name)], window);
+        }
+    }
+    let mut family = out.gauge(
+        "tidegate_source_last_message_age_seconds",
+        "Seconds since the last message; absent before the first.",
+    );
+    for source in sources {
+        if let Some(age) = source.last_message_age_seconds {
+            family.sample(&[("source", &source.name)], age);
+        }
+    }
+}
+
+fn pipelines(out: &mut Exposition, snapshot: &Snapshot) {
+    let pipelines = &snapshot.pipelines;
+    let mut counter = |name, help, value: fn(&crate::view::PipelineStatus) -> u64| {
+        let mut family = out.counter(name, help);
+        for pipeline in pipelines {
+            family.sample(&[("pipeline", &pipeline.name)], value(pipeline));
+        }
+    };
+    counter(
+        "tidegate_pipeline_readings_selected_total",
+        "Readings that entered.",
+        |p| p.selected,
+    );
+    counter(
+        "tidegate_pipeline_readings_derived_total",
+        "Readings that filters added.",
+        |p| p.derived,
+    );
+    counter(
+        "tidegate_pipeline_readings_replayed_total",
+        "Readings that entered again from quarantine.",
+        |p| p.replayed,
+    );
+    counter(
+        "tidegate_pipeline_readings_stored_total",
+        "Readings that came through.",
+        |p| p.stored,
+    );
+    counter(
+        "tidegate_pipeline_readings_filtered_total",
+        "Readings that filters took out.",
+        |p| p.filtered,
+    );
+    counter(
+        "tidegate_pipeline_readings_quarantined_total",
+        "Readings set aside.",
+        |p| p.quarantined,
+    );
+    let mut family = out.counter(
+        "tidegate_pipeline_readings_dropped_total",
+        "Readings dropped, by reason.",
+    );
+    for pipeline in pipelines {
+        for (reason, count) in &pipeline.dropped {
+            family.sample(&[("pipeline", &pipeline.name), ("reason", reason)], count);
+        }
+    }
+    let mut family = out.gauge("tidegate_pipeline_open_windows", "Windows that are open.");
+    for pipeline in pipelines {
+        family.sample(&[("pipeline", &pipeline.name)], pipeline.windows_open);
+    }
+    let mut family = out.gauge(
+        "tidegate_pipeline_generation_info",
+        "Always 1; the label names the chain that runs.",
+    );
+    for pipeline in pipelines {
+        let labels: [Label; 2] = [
+            ("pipeline", &pipeline.name),
+            ("generation", &pipeline.generation),
+        ];
+        family.sample(&labels, 1);
+    }
+}
+
+fn filters(out: &mut Exposition, snapshot: &Snapshot) {
+    let slots = || {
+        snapshot.pipelines.iter().flat_map(|pipeline| {
+            pipeline
+                .filters
+                .iter()
+                .map(move |filter| (&pipeline.name, filter))
+        })
+    };
+    let mut family = out.gauge(
+        "tidegate_filter_info",
+        "Always 1; the labels say what runs in the slot.",
+    );
+    for (pipeline, filter) in slots() {
+        let labels: [Label; 5] = [
+            ("pipeline", pipeline),
+            ("filter", &filter.name),
+            ("module", &filter.module),
+            ("version", &filter.version),
+            ("digest", &filter.digest),
+        ];
+        family.sample(&labels, 1);
+    }
+    let mut family = out.gauge(
+        "tidegate_filter_tripped",
+        "1 while the filter is switched off after repeated failure.",
+    );
+    for (pipeline, filter) in slots() {
+        let tripped = filter.state == crate::view::FilterState::Tripped;
+        family.sample(
+            &[("pipeline", pipeline), ("filter", &filter.name)],
+            u8::from(tripped),
+        );
+    }
+    let mut counter = |name, help, value: fn(&crate::view::FilterStatus) -> u64| {
+        let mut family = out.counter(name, help);
+        for (pipeline, filter) in slots() {
+            family.sample(
+                &[("pipeline", pipeline), ("filter", &filter.name)],
+                value(filter),
+            );
+        }
+    };
+    counter(
+        "tidegate_filter_rows_in_total",
+        "Rows that entered the filter.",
+        |f| f.rows_in,
+    );
+    counter(
+        "tidegate_filter_rows_out_total",
+        "Rows that left the filter, derived ones included.",
+        |f| f.rows_out,
+    );
+    counter("tidegate_filter_calls_total", "Calls made.", |f| f.calls);
+    let mut family = out.counter(
+        "tidegate_filter_failures_total",
+        "Calls that failed, by kind.",
+    );
+    for (pipeline, filter) in slots() {
+        let failures = filter.failures;
+        for (kind, count) in [
+            ("trap", failures.trap),
+            ("timeout", failures.timeout),
+            ("fault", failures.fault),
+            ("invalid", failures.invalid),
+        ] {
+            let labels: [Label; 3] = [
+                ("pipeline", pipeline),
+                ("filter", &filter.name),
+                ("kind", &kind),
+            ];
+            family.sample(&labels, count);
+        }
+    }
+    let mut family = out.gauge(
+        "tidegate_filter_call_seconds",
+        "Duration of a call of late, by quantile; absent before the first.",
+    );
+    for (pipeline, filter) in slots() {
+        for (quantile, value) in [("0.5", filter.p50_seconds), ("0.99", filter.p99_seconds)] {
+            if let Some(value) = value {
+                let labels: [Label; 3] = [
+                    ("pipeline", pipeline),
+                    ("filter", &filter.name),
+                    ("quantile", &quantile),
+                ];
+                family.sample(&labels, value);
+            }
+        }
+    }
+}
+
+fn store(out: &mut Exposition, snapshot: &Snapshot) {
+    let store = &snapshot.store;
+    let mut family = out.gauge(
+        "tidegate_store_state",
+        "1 for the state that the store is in.",
+    );
+    for state in StoreState::ALL {
+        family.sample(&[("state", state)], u8::from(store.state == *state));
+    }
+    out.gauge("tidegate_store_bytes", "Bytes of database and WAL.")
+        .sample(&[], store.bytes);
+    out.gauge(
+        "tidegate_store_max_bytes",
+        "The bound of tidegate_store_bytes.",
+    )
+    .sample(&[], store.max_bytes);
+    out.gauge("tidegate_store_wal_bytes", "Bytes of the WAL.")
+        .sample(&[], store.wal_bytes);
+    out.gauge("tidegate_store_history_readings", "Readings in history.")
+        .sample(&[], store.history_rows);
+    if let Some(oldest) = store.oldest {
+        out.gauge(
+            "tidegate_store_oldest_reading_time_seconds",
+            "The oldest reading's time, in seconds since the epoch.",
+        )
+        .sample(&[], seconds(oldest));
+    }
+    out.counter("tidegate_store_commits_total", "Commits since the start.")
+        .sample(&[], store.commits);
+    out.gauge(
+        "tidegate_store_rows_per_commit",
+        "Rows of a commit of late.",
+    )
+    .sample(&[], store.rows_per_commit);
+    let mut family = out.gauge(
+        "tidegate_store_commit_seconds",
+        "Duration of a commit of late, by quantile; absent before the first.",
+    );
+    for (quantile, value) in [
+        ("0.5", store.commit_p50_seconds),
+        ("0.99", store.commit_p99_seconds),
+    ] {
+        if let Some(value) = value {
+            family.sample(&[("quantile", &quantile)], value);
+        }
+    }
+}
+
+fn uplinks(out: &mut Exposition, snapshot: &Snapshot) {
+    let uplinks = &snapshot.uplinks;
+    let mut family = out.gauge(
+        "tidegate_uplink_state",
+        "1 for the state that the uplink is in.",
+    );
+    for uplink in uplinks {
+        for state in UplinkState::ALL {
+            family.sample(
+                &[("uplink", &uplink.name), ("state", state)],
+                u8::from(uplink.state == *state),
+            );
+        }
+    }
+    let mut counter = |name, help, value: fn(&crate::view::UplinkStatus) -> u64| {
+        let mut family = out.counter(name, help);
+        for uplink in uplinks {
+            family.sample(&[("uplink", &uplink.name)], value(uplink));
+        }
+    };
+    counter(
+        "tidegate_uplink_items_queued_total",
+        "Items that entered the outbox.",
+        |u| u.queued,
+    );
+    counter(
+        "tidegate_uplink_items_delivered_total",
+        "Items that the other end acknowledged.",
+        |u| u.delivered,
+    );
+    counter(
+        "tidegate_uplink_items_evicted_total",
+        "Items given up unsent for space or age.",
+        |u| u.evicted,
+    );
+    counter(
+        "tidegate_uplink_items_rejected_total",
+        "Items that the other end refused; they are kept.",
+        |u| u.rejected,
+    );
+    let mut gauge = |name, help, value: fn(&crate::view::UplinkStatus) -> u64| {
+        let mut family = out.gauge(name, help);
+        for uplink in uplinks {
+            family.sample(&[("uplink", &uplink.name)], value(uplink));
+        }
+    };
+    gauge(
+        "tidegate_uplink_items_waiting",
+        "Items in the outbox.",
+        |u| u.waiting,
+    );
+    gauge(
+        "tidegate_uplink_messages_waiting",
+        "Sealed messages that wait or are in flight.",
+        |u| u.messages_waiting,
+    );
+    gauge(
+        "tidegate_uplink_in_flight_messages",
+        "Messages sent and not yet acknowledged.",
+        |u| u.in_flight,
+    );
+    let mut family = out.gauge(
+        "tidegate_uplink_oldest_waiting_age_seconds",
+        "Seconds since the oldest waiting item entered the outbox; 0 when none waits.",
+    );
+    for uplink in uplinks {
+        family.sample(
+            &[("uplink", &uplink.name)],
+            uplink.oldest_waiting_age_seconds.unwrap_or(0.0),
+        );
+    }
+}
+
+/// The metrics that every Prometheus client calls by these names. What `/proc` does not tell is left out.
+fn process(out: &mut Exposition, snapshot: &Snapshot) {
+    out.gauge(
+        "process_start_time_seconds",
+        "Start of the process, in seconds since the epoch.",
+    )
+    .sample(&[], seconds(snapshot.gateway.started));
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    if let Ok(cpu) = std::time::Duration::try_from(cpu) {
+        out.counter(
+            "process_cpu_seconds_total",
+            "CPU time spent, user and system, in seconds.",
+        )
+        .sample(&[], cpu.as_secs_f64());
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    if let Some(kib) = field("VmRSS:") {
+        out.gauge("process_resident_memory_bytes", "Resident memory in bytes.")
+            .sample(&[], kib * 1024);
+    }
+    if let Some(kib) = field("VmSize:") {
+        out.gauge("process_virtual_memory_bytes", "Virtual memory in bytes.")
+            .sample(&[], kib * 1024);
+    }
+    if let Some(threads) = field("Threads:") {
+        out.gauge("process_threads", "Threads.")
+            .sample(&[], threads);
+    }
+    if let Ok(files) = fs::read_dir("/proc/self/fd") {
+        // One of them is the directory that is being read.
+        out.gauge("process_open_fds", "Open file descriptors.")
+            .sample(&[], files.count().saturating_sub(1));
+    }
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        out.gauge("process_max_fds", "The bound of process_open_fds.")
+            .sample(&[], limit);
+    }
+}
+
+/// Milliseconds as seconds.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "whole milliseconds of any real date fit a double"
+)]
+fn seconds(millis: i64) -> f64 {
+    millis as f64 / 1000.0
+}
+
+/// A label's name, and its value before escaping.
+type Label<'a> = (&'static str, &'a dyn Display);
+
+/// Text in the making. Families are written one after the other, as the format demands.
+#[derive(Default)]
+struct Exposition {
+    text: String,
+}
+
+/// One metric's samples.
+struct Family<'a> {
+    out: &'a mut Exposition,
+    name: &'static str,
+}
+
+impl Exposition {
+    fn counter(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        self.family(name, help, "counter")
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        self.family(name, help, "gauge")
+    }
+
+    fn family(&mut self, name: &'static str, help: &str, kind: &str) -> Family<'_> {
+        self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        Family { out: self, name }
+    }
+
+    fn push(&mut self, text: std::fmt::Arguments<'_>) {
+        // Writing into a String cannot fail; were a value's Display to, the text would end there.
+        if self.text.write_fmt(text).is_err() {
+            tracing::error!("a metric could not be written");
+        }
+    }
+}
+
+impl Family<'_> {
+    fn sample(&mut self, labels: &[Label<'_>], value: impl Display) {
+        let name = self.name;
+        self.out.push(format_args!("{name}"));
+        for (at, (label, value)) in labels.iter().enumerate() {
+            let before = if at == 0 { '{' } else { ',' };
+            let value = escape(&value.to_string());
+            self.out.push(format_args!("{before}{label}=\"{value}\""));
+        }
+        let after = if labels.is_empty() { "" } else { "}" };
+        self.out.push(format_args!("{after} {value}\n"));
+    }
+}
+
+/// A label's value, with what would end it escaped.
+fn escape(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}

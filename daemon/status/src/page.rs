@@ -1,0 +1,437 @@
+//! The page: the snapshot arranged for a person. Everything that the template prints is escaped by it; texts that
+//! devices sent stay texts.
+
+mod curve;
+mod equations;
+mod path;
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use askama::Template;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use serde::Serialize;
+use tidegate_domain::Ledger;
+
+use self::curve::{Series, series};
+use self::equations::{Equation, equations};
+use self::path::{Stage, stages};
+use crate::format;
+use crate::routes::Shared;
+use crate::verdict::{self, Level, Losses, Verdict};
+use crate::view::{
+    ErrorLevel, FilterState, FilterStatus, ModuleState, PipelineStatus, Snapshot, SourceState,
+    SourceStatus, StoreState, UplinkState, UplinkStatus,
+};
+
+/// An uplink whose oldest item has waited for less is not behind.
+const KEEPS_UP_SECONDS: f64 = 30.0;
+/// Series whose latest window is shown.
+const SERIES: usize = 40;
+
+pub(crate) async fn page(State(view): State<Shared>) -> Response {
+    let snapshot = view.snapshot();
+    let ledger = view.ledger();
+    let now = now_millis();
+    let verdict = verdict::judge(&snapshot, &ledger, &view.ready(), &view.healthy(), now);
+    html(StatusCode::OK, &Page::new(&snapshot, &ledger, verdict, now))
+}
+
+/// An answer that says what is wrong with the request: a page for a browser, RFC 9457 for a program.
+pub(crate) fn problem(status: StatusCode, detail: &str, path: &str, accept: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or("Error");
+    if accept.contains("text/html") && !path.starts_with("/api/") {
+        let page = ProblemPage {
+            status: status.as_u16(),
+            title,
+            detail,
+            path,
+        };
+        return html(status, &page);
+    }
+    let body = serde_json::to_string(&Problem {
+        kind: "about:blank",
+        title,
+        status: status.as_u16(),
+        detail,
+    });
+    let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status, kind, body.unwrap_or_default()).into_response()
+}
+
+fn html(status: StatusCode, page: &impl Template) -> Response {
+    match page.render() {
+        Ok(text) => (status, Html(text)).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the page could not be drawn");
+            let text = "The page could not be drawn; /api/v1/status has the same figures.\n";
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+    }
+}
+
+fn now_millis() -> i64 {
+    // Before 1970 or beyond the year 292 million there is no sensible age to show anyway.
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .unwrap_or_default()
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "problem.html")]
+struct ProblemPage<'a> {
+    status: u16,
+    title: &'a str,
+    detail: &'a str,
+    path: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "page.html")]
+struct Page<'a> {
+    now: i64,
+    s: &'a Snapshot,
+    verdict: Verdict,
+    losses: Losses,
+    stages: Vec<Stage>,
+    equations: Vec<Equation>,
+    series: Vec<Series<'a>>,
+    series_hidden: usize,
+}
+
+impl<'a> Page<'a> {
+    fn new(snapshot: &'a Snapshot, ledger: &Ledger, verdict: Verdict, now: i64) -> Self {
+        let mut series = series(&snapshot.recent_summaries);
+        let series_hidden = series.len().saturating_sub(SERIES);
+        series.truncate(SERIES);
+        Self {
+            now,
+            s: snapshot,
+            verdict,
+            losses: verdict::losses(ledger),
+            stages: stages(snapshot),
+            equations: equations(ledger),
+            series,
+            series_hidden,
+        }
+    }
+
+    fn ago(&self, time: &i64) -> String {
+        format::relative(*time, self.now)
+    }
+
+    fn due(&self, time: &i64) -> String {
+        if *time > self.now {
+            format::relative(*time, self.now)
+        } else {
+            "due".to_owned()
+        }
+    }
+
+    fn lasting(&self, since: &i64) -> String {
+        let lasted = self.now.saturating_sub(*since).max(0).unsigned_abs();
+        format!("for {}", format::whole(lasted / 1000))
+    }
+
+    fn balanced(&self) -> bool {
+        self.equations.iter().all(Equation::balanced)
+    }
+
+    fn subscribed(&self) -> usize {
+        let level = |source: &&SourceStatus| source.level() == Level::Good;
+        self.s.sources.iter().filter(level).count()
+    }
+
+    fn modules_active(&self) -> usize {
+        let active = |state| state == ModuleState::Active;
+        self.s.modules.iter().filter(|m| active(m.state)).count()
+    }
+
+    fn fill(&self) -> String {
+        format::percent(self.s.store.bytes, self.s.store.max_bytes)
+    }
+
+    fn used_width(&self) -> String {
+        format::width(self.s.store.bytes, self.s.store.max_bytes)
+    }
+
+    fn wal_width(&self) -> String {
+        format::width(self.s.store.wal_bytes, self.s.store.max_bytes)
+    }
+
+    fn database_width(&self) -> String {
+        format::width(self.database_bytes(), self.s.store.max_bytes)
+    }
+
+    fn database_bytes(&self) -> u64 {
+        self.s.store.bytes.saturating_sub(self.s.store.wal_bytes)
+    }
+}
+
+// States as levels and words.
+
+/// The word of the API with a space for the hyphen.
+fn words(state: &str) -> String {
+    state.replace('-', " ")
+}
+
+impl SourceStatus {
+    fn level(&self) -> Level {
+        match self.state {
+            SourceState::Connecting => Level::Idle,
+            SourceState::Subscribed => Level::Good,
+            SourceState::BackingOff => Level::Warn,
+        }
+    }
+
+    fn state_word(&self) -> String {
+        words(self.state.as_str())
+    }
+
+    fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    fn dropped_words(&self) -> String {
+        reasons(&self.dropped)
+    }
+}
+
+impl PipelineStatus {
+    fn level(&self) -> Level {
+        self.filters
+            .iter()
+            .map(FilterStatus::level)
+            .max()
+            .unwrap_or(Level::Good)
+    }
+
+    fn state_word(&self) -> String {
+        match self.level() {
+            Level::Good | Level::Idle => "running".to_owned(),
+            Level::Warn | Level::Bad => "filter switched off".to_owned(),
+        }
+    }
+
+    fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    fn dropped_words(&self) -> String {
+        reasons(&self.dropped)
+    }
+}
+
+impl FilterStatus {
+    fn level(&self) -> Level {
+        match self.state {
+            FilterState::Running => Level::Good,
+            FilterState::Tripped => Level::Warn,
+        }
+    }
+
+    fn failure_words(&self) -> String {
+        let f = self.failures;
+        let kinds = [
+            ("trap", f.trap),
+            ("timeout", f.timeout),
+            ("fault", f.fault),
+            ("invalid", f.invalid),
+        ];
+        let kinds = kinds.iter().filter(|(_, count)| *count > 0);
+        let words: Vec<String> = kinds
+            .map(|(kind, count)| format!("{kind} {}", format::count(*count)))
+            .collect();
+        words.join(", ")
+    }
+}
+
+impl crate::view::StoreStatus {
+    fn level(&self) -> Level {
+        match self.state {
+            StoreState::Healthy => Level::Good,
+            StoreState::Degraded => Level::Warn,
+            StoreState::ReadOnly | StoreState::Full | StoreState::Corrupt => Level::Bad,
+        }
+    }
+
+    fn state_word(&self) -> String {
+        words(self.state.as_str())
+    }
+}
+
+impl UplinkStatus {
+    fn level(&self) -> Level {
+        match self.state {
+            UplinkState::Connecting => Level::Idle,
+            UplinkState::Connected => Level::Good,
+            UplinkState::BackingOff => Level::Warn,
+        }
+    }
+
+    fn state_word(&self) -> String {
+        words(self.state.as_str())
+    }
+
+    /// What waits is no more than what the uplink's linger and one round trip explain.
+    fn keeps_up(&self) -> bool {
+        let young = |age| age < KEEPS_UP_SECONDS;
+        let fresh = self.oldest_waiting_age_seconds.is_none_or(young);
+        self.waiting == 0 || (self.level() == Level::Good && fresh)
+    }
+
+    /// `Behind by 3 min, 1,204 items`.
+    fn backlog(&self) -> String {
+        if self.waiting > 0 && self.keeps_up() {
+            let items = format::counted(self.waiting, "item", "items");
+            return format!("Up to date, {items} on the way");
+        }
+        match (self.waiting, self.oldest_waiting_age_seconds) {
+            (0, _) => "Up to date".to_owned(),
+            (items, Some(age)) => format!(
+                "Behind by {}, {}",
+                format::duration(age),
+                format::counted(items, "item", "items")
+            ),
+            (items, None) => format!("Behind by {}", format::counted(items, "item", "items")),
+        }
+    }
+}
+
+impl crate::view::ModuleStatus {
+    fn level(&self) -> Level {
+        match self.state {
+            ModuleState::Idle => Level::Idle,
+            ModuleState::Active => Level::Good,
+            ModuleState::Refused => Level::Warn,
+        }
+    }
+}
+
+impl crate::view::ErrorGroup {
+    fn class(&self) -> &'static str {
+        match self.level {
+            ErrorLevel::Error => Level::Bad.class(),
+            ErrorLevel::Warn => Level::Warn.class(),
+        }
+    }
+}
+
+fn reasons(by_reason: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<String> = by_reason
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{reason} {}", format::count(*count)))
+        .collect();
+    parts.join(", ")
+}
+
+/// How the template prints numbers: `{{ source.received.n() }}`.
+trait Whole {
+    fn n(&self) -> String;
+    fn size(&self) -> String;
+    fn span(&self) -> String;
+}
+
+impl Whole for u64 {
+    fn n(&self) -> String {
+        format::count(*self)
+    }
+
+    fn size(&self) -> String {
+        format::bytes(*self)
+    }
+
+    fn span(&self) -> String {
+        format::whole(*self)
+    }
+}
+
+/// Likewise for what is measured, and for what may be missing.
+trait Measured {
+    fn rate(&self) -> String;
+    fn took(&self) -> String;
+    fn ago(&self) -> String;
+    fn value(&self) -> String;
+}
+
+impl Measured for f64 {
+    fn rate(&self) -> String {
+        format::rate(*self)
+    }
+
+    fn took(&self) -> String {
+        format::duration(*self)
+    }
+
+    fn ago(&self) -> String {
+        format::age(*self)
+    }
+
+    fn value(&self) -> String {
+        format::measured(*self)
+    }
+}
+
+impl Measured for Option<f64> {
+    fn rate(&self) -> String {
+        self.map_or_else(|| format::NONE.to_owned(), format::rate)
+    }
+
+    fn took(&self) -> String {
+        self.map_or_else(|| format::NONE.to_owned(), format::duration)
+    }
+
+    fn ago(&self) -> String {
+        self.map_or_else(|| format::NONE.to_owned(), format::age)
+    }
+
+    fn value(&self) -> String {
+        self.map_or_else(|| format::NONE.to_owned(), format::measured)
+    }
+}
+
+/// Likewise for moments.
+trait Moment {
+    fn iso(&self) -> String;
+    fn absolute(&self) -> String;
+    fn clock(&self) -> String;
+}
+
+impl Moment for i64 {
+    fn iso(&self) -> String {
+        format::machine_time(*self)
+    }
+
+    fn absolute(&self) -> String {
+        format::absolute(*self)
+    }
+
+    fn clock(&self) -> String {
+        format::clock(*self)
+    }
+}
+
+/// Likewise for digests.
+trait Digest {
+    fn short(&self) -> String;
+}
+
+impl Digest for String {
+    fn short(&self) -> String {
+        format::short_digest(self)
+    }
+}

@@ -1,0 +1,102 @@
+//! What is mounted where: the whole surface in one list.
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::from_fn;
+use axum::response::Response;
+use axum::routing::{MethodRouter, get};
+use axum::{Router, response::IntoResponse};
+use tidegate_domain::limits;
+
+use crate::assets::{self, Asset};
+use crate::guard;
+use crate::view::View;
+use crate::{api, metrics, page};
+
+/// What handlers share.
+pub(crate) type Shared = Arc<dyn View>;
+
+/// Everything the status server answers. The listener's address decides whether [`crate::serve`] also checks the
+/// host's name.
+pub fn router(view: Arc<dyn View>) -> Router {
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, method)| {
+            router.route(path, method)
+        })
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .with_state(view)
+        .layer(DefaultBodyLimit::max(limits::HTTP_BODY_BYTES))
+        .layer(from_fn(guard::body))
+        .layer(from_fn(guard::panics))
+        .layer(from_fn(guard::headers))
+}
+
+/// Every path with its handlers; `assets/openapi.json` describes these and no others, which a test compares.
+fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    let mut routes = vec![
+        ("/", get(page::page)),
+        ("/healthz", get(api::healthz)),
+        ("/readyz", get(api::readyz)),
+        ("/metrics", get(metrics::metrics)),
+        ("/api/v1/status", get(api::status)),
+        ("/api/v1/ledger", get(api::ledger)),
+        ("/api/v1/sources", get(api::sources)),
+        ("/api/v1/pipelines", get(api::pipelines)),
+        ("/api/v1/uplinks", get(api::uplinks)),
+        ("/api/v1/modules", get(api::modules)),
+    ];
+    routes.extend(
+        [
+            &assets::STYLE,
+            &assets::SCRIPT,
+            &assets::ICON,
+            &assets::OPENAPI,
+        ]
+        .map(|file| (file.path, asset(file))),
+    );
+    routes
+}
+
+fn asset(file: &'static Asset) -> MethodRouter<Shared> {
+    get(move |headers: HeaderMap| async move { file.respond(&headers) })
+}
+
+async fn not_found(request: Request) -> Response {
+    let (path, accept) = guard::asked(&request);
+    let detail = "There is nothing at this address.";
+    page::problem(StatusCode::NOT_FOUND, detail, &path, &accept).into_response()
+}
+
+async fn not_allowed(request: Request) -> Response {
+    let (path, accept) = guard::asked(&request);
+    let detail = "This address can be read, with GET or HEAD, and nothing else.";
+    page::problem(StatusCode::METHOD_NOT_ALLOWED, detail, &path, &accept).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_description_lists_exactly_what_is_mounted() {
+        let described: serde_json::Value =
+            serde_json::from_slice(include_bytes!("../assets/openapi.json")).unwrap();
+        let described: BTreeSet<String> = described["paths"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        let mounted = routes()
+            .into_iter()
+            .map(|(path, _)| path.to_owned())
+            .collect();
+        assert_eq!(described, mounted);
+    }
+}

@@ -1,0 +1,116 @@
+//! Connections: accepted, bounded, drained.
+
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::guard;
+
+/// Connections at a time. Further ones wait in the kernel's queue until one ends, so that viewers can take
+/// neither memory nor file descriptors from the data path.
+const CONNECTIONS: usize = 64;
+/// From the end of one answer, or the connection's start, to the end of the next request's headers. A slower or
+/// silent client is cut off and makes room.
+const HEADER_TIME: Duration = Duration::from_secs(30);
+/// Bytes of a request's line and headers. A longer request is refused with 431.
+const HEADER_BYTES: usize = 16 * 1024;
+/// Header fields of a request; more are refused likewise.
+const HEADER_FIELDS: usize = 64;
+/// A connection's life. Then the answer under way is finished and the connection closed; a browser opens
+/// another one without anybody noticing, a client that does not read is got rid of.
+const CONNECTION_TIME: Duration = Duration::from_secs(300);
+/// What an answer under way gets when its connection has to end.
+const DRAIN_TIME: Duration = Duration::from_secs(3);
+/// Pause after a failed accept: the usual cause, no free file descriptor, does not pass by asking again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+
+/// Answers connections until `shutdown` completes, then finishes the answers under way (3 s at most) and returns.
+///
+/// On a loopback address only requests that name a loopback host are answered; see the `guard` module for why.
+///
+/// # Errors
+/// When the listener has no address, which means that it is no listener. A single connection's trouble is logged
+/// and ends that connection alone.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let router = if listener.local_addr()?.ip().is_loopback() {
+        router.layer(from_fn(guard::loopback_host))
+    } else {
+        router
+    };
+    let (stop, stopped) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(ended) = connections.join_next() => report(ended),
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, router.clone(), stopped.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the status server could not accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    stop.send_replace(());
+    while let Some(ended) = connections.join_next().await {
+        report(ended);
+    }
+    Ok(())
+}
+
+/// One connection, from its first request to its end.
+async fn connection(stream: TcpStream, router: Router, mut stopped: watch::Receiver<()>) {
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIME)
+            .max_buf_size(HEADER_BYTES)
+            .max_headers(HEADER_FIELDS)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        _ = stopped.changed() => None,
+        () = sleep(CONNECTION_TIME) => None,
+    };
+    let ended = match ended {
+        Some(ended) => Some(ended),
+        None => {
+            connection.as_mut().graceful_shutdown();
+            timeout(DRAIN_TIME, connection).await.ok()
+        }
+    };
+    match ended {
+        Some(Ok(())) => {}
+        // Everyday life of a server: the client went away, was silent for too long, or spoke something else.
+        Some(Err(error)) => tracing::debug!(%error, "a status connection ended early"),
+        None => tracing::debug!("a status connection did not take its answer in time"),
+    }
+}
+
+/// Handlers catch their own panics; what is left would be a fault of this file.
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a status connection failed");
+    }
+}

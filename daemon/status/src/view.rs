@@ -1,0 +1,476 @@
+//! What the gateway shows of itself: the one picture from which page, API and metrics are drawn.
+//!
+//! The binary fills a [`Snapshot`] about once a second and hands it out behind an [`Arc`]; nothing here reads
+//! the store or waits for the data path, so that a hundred viewers cost no reading its commit.
+//!
+//! Units are the same everywhere: times are milliseconds since the epoch, durations are seconds, sizes are bytes.
+//! The structs are the JSON of `/api/v1/status`: a field renamed here is renamed there, and a test holds
+//! `assets/openapi.json` to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tidegate_domain::Ledger;
+
+/// What the status server asks of the gateway. Every call must return at once: no lock that the data path
+/// holds while it works, no query.
+pub trait View: Send + Sync + 'static {
+    /// The latest picture.
+    fn snapshot(&self) -> Arc<Snapshot>;
+
+    /// The ledger as of the last commit.
+    fn ledger(&self) -> Arc<Ledger>;
+
+    /// Whether the gateway does its work: sources subscribed or backing off, store healthy, filters loaded. It
+    /// never depends on the cloud.
+    fn ready(&self) -> Readiness;
+
+    /// Whether the process can go on.
+    ///
+    /// # Errors
+    /// What has stopped, for a person. A supervisor should restart the process.
+    fn healthy(&self) -> Result<(), String>;
+}
+
+/// The answer of `/readyz`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// True when every condition holds.
+    pub ready: bool,
+    /// The conditions that do not hold, each a sentence for a person.
+    pub reasons: Vec<String>,
+}
+
+/// The gateway at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// When this was taken, milliseconds since the epoch. Ages on the page are counted from here; a page whose
+    /// snapshot is old says so.
+    pub time: i64,
+    /// The gateway itself.
+    pub gateway: GatewayStatus,
+    /// Sources, in the configuration's order.
+    pub sources: Vec<SourceStatus>,
+    /// Pipelines, in the configuration's order.
+    pub pipelines: Vec<PipelineStatus>,
+    /// The store.
+    pub store: StoreStatus,
+    /// Uplinks, in the configuration's order.
+    pub uplinks: Vec<UplinkStatus>,
+    /// Modules that the gateway knows, in the order of their names.
+    pub modules: Vec<ModuleStatus>,
+    /// Messages and readings that are in quarantine now.
+    pub quarantine_total: u64,
+    /// Warnings and errors of late, grouped, newest first. Bounded by whoever fills it (50 is a good bound).
+    pub recent_errors: Vec<ErrorGroup>,
+    /// Windows that closed of late, newest first; several of a series draw its curve. Bounded by whoever fills
+    /// it (30 series of 20 windows is a good bound).
+    pub recent_summaries: Vec<SummaryRow>,
+}
+
+/// The gateway itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GatewayStatus {
+    /// `[gateway] id`.
+    pub id: String,
+    /// The daemon's version.
+    pub version: String,
+    /// Identifies the machine's current boot (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// When the process started, milliseconds since the epoch.
+    pub started: i64,
+    /// Whole seconds since the process started, by the monotonic clock.
+    pub uptime_seconds: u64,
+    /// Whether the wall clock is known to be set.
+    pub clock_synced: bool,
+    /// Everything as configured, or not.
+    pub state: GatewayState,
+    /// Where the gateway keeps its files.
+    pub state_dir: String,
+}
+
+/// `online` or `degraded`, as the uplink's status message says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayState {
+    /// Everything works as configured.
+    #[default]
+    Online,
+    /// Something does not: the other parts of the snapshot say what.
+    Degraded,
+}
+
+/// One source.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SourceStatus {
+    /// `[source.NAME]`.
+    pub name: String,
+    /// `mqtt`, `serial`, …
+    pub kind: String,
+    /// Where it is, without user name and password.
+    pub url: String,
+    /// How its connection is.
+    pub state: SourceState,
+    /// Since when it is in that state, milliseconds since the epoch.
+    pub since: i64,
+    /// While backing off: when the next attempt is made, milliseconds since the epoch.
+    pub backing_off_until: Option<i64>,
+    /// What went wrong last, for a person; kept after it recovered.
+    pub last_error: Option<String>,
+    /// Messages taken in, as in the ledger.
+    pub received: u64,
+    /// Messages among them that the source had sent before.
+    pub redelivered: u64,
+    /// Messages that became readings.
+    pub decoded: u64,
+    /// Messages set aside.
+    pub quarantined: u64,
+    /// Messages dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Messages a second over the last ten or so.
+    pub rate: f64,
+    /// Messages taken in and not yet acknowledged.
+    pub in_flight: u64,
+    /// Messages the source sends without an acknowledgement; `null` where it has no such window or it is not known.
+    pub receive_window: Option<u32>,
+    /// Seconds since the last message; `null` where none came since the start.
+    pub last_message_age_seconds: Option<f64>,
+}
+
+/// How a source's connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceState {
+    /// The first attempt, or one after a wait, is under way.
+    #[default]
+    Connecting,
+    /// Connected, and everything asked for was granted.
+    Subscribed,
+    /// An attempt failed; the next one waits.
+    BackingOff,
+}
+
+/// One pipeline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct PipelineStatus {
+    /// `[pipeline.NAME]`.
+    pub name: String,
+    /// The sources it reads.
+    pub from: Vec<String>,
+    /// The uplinks it sends to.
+    pub to: Vec<String>,
+    /// Readings that entered, as in the ledger.
+    pub selected: u64,
+    /// Readings that filters added.
+    pub derived: u64,
+    /// Readings that entered again from quarantine.
+    pub replayed: u64,
+    /// Readings that came through.
+    pub stored: u64,
+    /// Readings that filters took out.
+    pub filtered: u64,
+    /// Readings set aside.
+    pub quarantined: u64,
+    /// Readings dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Readings that entered, a second, over the last ten or so.
+    pub rate: f64,
+    /// Readings that came through, a second, likewise.
+    pub stored_rate: f64,
+    /// The chain it runs: the first 16 hex digits of its digest; empty without filters.
+    pub generation: String,
+    /// Its filters, in the order of the chain.
+    pub filters: Vec<FilterStatus>,
+    /// Windows that are open now, of all series.
+    pub windows_open: u64,
+}
+
+/// One slot of a pipeline's chain.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct FilterStatus {
+    /// Its name in the pipeline.
+    pub name: String,
+    /// The module's name.
+    pub module: String,
+    /// The module's version.
+    pub version: String,
+    /// `sha256:` and 64 hex digits of the component.
+    pub digest: String,
+    /// Whether it runs.
+    pub state: FilterState,
+    /// Rows that entered.
+    pub rows_in: u64,
+    /// Rows that left, derived ones included.
+    pub rows_out: u64,
+    /// Calls made.
+    pub calls: u64,
+    /// Calls that failed, by kind.
+    pub failures: FilterFailures,
+    /// Median duration of one call, in seconds; `null` before the first one.
+    pub p50_seconds: Option<f64>,
+    /// 99th percentile, likewise.
+    pub p99_seconds: Option<f64>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// Whether a filter runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FilterState {
+    /// Every batch goes through it.
+    #[default]
+    Running,
+    /// It failed too often: batches pass it by as its `on-failure` says, until the next trial.
+    Tripped,
+}
+
+/// Calls of a filter that failed, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FilterFailures {
+    /// The code trapped, or exceeded its memory.
+    pub trap: u64,
+    /// It used up its CPU time.
+    pub timeout: u64,
+    /// It answered with a fault.
+    pub fault: u64,
+    /// It answered with columns that mean nothing.
+    pub invalid: u64,
+}
+
+impl FilterFailures {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.trap + self.timeout + self.fault + self.invalid
+    }
+}
+
+/// The store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct StoreStatus {
+    /// What it can do.
+    pub state: StoreState,
+    /// The database file.
+    pub path: String,
+    /// Bytes of database and WAL together: what `max_bytes` bounds.
+    pub bytes: u64,
+    /// The bound, in bytes.
+    pub max_bytes: u64,
+    /// Bytes of the WAL alone.
+    pub wal_bytes: u64,
+    /// Readings in history.
+    pub history_rows: u64,
+    /// The oldest reading's time, milliseconds since the epoch.
+    pub oldest: Option<i64>,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Median duration of a commit, in seconds; `null` before the first one.
+    pub commit_p50_seconds: Option<f64>,
+    /// 99th percentile, likewise.
+    pub commit_p99_seconds: Option<f64>,
+    /// Rows of a commit, on average, over the last hundred or so.
+    pub rows_per_commit: f64,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// What the store can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreState {
+    /// Commits.
+    #[default]
+    Healthy,
+    /// Commits, with trouble: retries, slow syncs.
+    Degraded,
+    /// The file system no longer takes writes: nothing is acknowledged.
+    ReadOnly,
+    /// No space left on the disk: nothing is acknowledged.
+    Full,
+    /// The file is damaged and was set aside, or must be.
+    Corrupt,
+}
+
+/// One uplink.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct UplinkStatus {
+    /// `[uplink.NAME]`.
+    pub name: String,
+    /// Where it sends, without user name and password.
+    pub url: String,
+    /// How its connection is.
+    pub state: UplinkState,
+    /// Since when it is in that state, milliseconds since the epoch.
+    pub since: i64,
+    /// While connected: since when, milliseconds since the epoch.
+    pub connected_since: Option<i64>,
+    /// While backing off: when the next attempt is made, milliseconds since the epoch.
+    pub backing_off_until: Option<i64>,
+    /// Items that entered the outbox, as in the ledger.
+    pub queued: u64,
+    /// Items that the other end acknowledged.
+    pub delivered: u64,
+    /// Items in the outbox.
+    pub waiting: u64,
+    /// Items given up for space or age.
+    pub evicted: u64,
+    /// Items that the other end refused.
+    pub rejected: u64,
+    /// Sealed messages that wait or are in flight.
+    pub messages_waiting: u64,
+    /// Seconds since the oldest waiting item entered the outbox; `null` when none waits.
+    pub oldest_waiting_age_seconds: Option<f64>,
+    /// Messages sent and not yet acknowledged.
+    pub in_flight: u64,
+    /// Items acknowledged a second, over the last ten or so.
+    pub rate: f64,
+    /// What went wrong last; kept after it recovered.
+    pub last_error: Option<String>,
+}
+
+/// How an uplink's connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UplinkState {
+    /// An attempt is under way.
+    #[default]
+    Connecting,
+    /// Connected: what waits is being sent.
+    Connected,
+    /// An attempt failed; the next one waits.
+    BackingOff,
+}
+
+/// One module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ModuleStatus {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// `sha256:` and 64 hex digits of the component.
+    pub digest: String,
+    /// What the gateway does with it.
+    pub state: ModuleState,
+    /// Where it came from.
+    pub origin: ModuleOrigin,
+    /// `filter`, `decoder`, `driver`.
+    pub world: String,
+    /// Bytes of the component.
+    pub size_bytes: u64,
+}
+
+/// What the gateway does with a module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModuleState {
+    /// Known, and in no chain.
+    #[default]
+    Idle,
+    /// At least one chain runs it.
+    Active,
+    /// It did not load; `recent_errors` says why.
+    Refused,
+}
+
+/// Where a module came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModuleOrigin {
+    /// Embedded in the daemon.
+    #[default]
+    Factory,
+    /// A file in `[modules] dir`.
+    Local,
+}
+
+/// Warnings or errors that say the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ErrorGroup {
+    /// When it happened last, milliseconds since the epoch.
+    pub time: i64,
+    /// How grave.
+    pub level: ErrorLevel,
+    /// What it came from: `source plant`, `pipeline temperature`, a log target.
+    pub target: String,
+    /// What it says.
+    pub message: String,
+    /// How often it happened since the start.
+    pub count: u64,
+}
+
+/// How grave a message is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorLevel {
+    /// Something failed.
+    #[default]
+    Error,
+    /// Something is not as it should be.
+    Warn,
+}
+
+/// One closed window of one series: `from <= time < to`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SummaryRow {
+    /// The series' name, as the device sent it.
+    pub series: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// Begin of the window, milliseconds since the epoch.
+    pub from: i64,
+    /// End of the window, not in it, milliseconds since the epoch.
+    pub to: i64,
+    /// Readings in it.
+    pub count: u64,
+    /// Least value; `null` where the window holds no number.
+    pub min: Option<f64>,
+    /// Greatest value, likewise.
+    pub max: Option<f64>,
+    /// Arithmetic mean, likewise.
+    pub mean: Option<f64>,
+    /// The value with the greatest time, likewise.
+    pub last: Option<f64>,
+    /// What is measured, as configured in `[series."…"]`: `°C`.
+    pub measure: Option<String>,
+}
+
+/// A one-word name for each state, as in the API.
+macro_rules! words {
+    ($($type:ident { $($variant:ident => $word:literal),+ $(,)? })+) => { $(
+        impl $type {
+            /// Every state, in the order of the words.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word of the API and of the metrics' `state` label.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )+ };
+}
+
+words! {
+    GatewayState { Online => "online", Degraded => "degraded" }
+    SourceState { Connecting => "connecting", Subscribed => "subscribed", BackingOff => "backing-off" }
+    FilterState { Running => "running", Tripped => "tripped" }
+    StoreState {
+        Healthy => "healthy", Degraded => "degraded", ReadOnly => "read-only", Full => "full",
+        Corrupt => "corrupt",
+    }
+    UplinkState { Connecting => "connecting", Connected => "connected", BackingOff => "backing-off" }
+    ModuleState { Idle => "idle", Active => "active", Refused => "refused" }
+    ModuleOrigin { Factory => "factory", Local => "local" }
+    ErrorLevel { Error => "error", Warn => "warn" }
+}

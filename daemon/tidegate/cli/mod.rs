@@ -1,0 +1,160 @@
+//! The command line: one file a command.
+
+mod check;
+mod compile;
+#[cfg(feature = "demo")]
+mod demo;
+mod ledger;
+mod module;
+mod run;
+mod status;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config};
+
+/// Everything went well.
+const DONE: u8 = 0;
+/// What was asked for failed.
+const FAILURE: u8 = 1;
+/// The configuration, or a file of a newer version, keeps the daemon from starting (`EX_CONFIG` of sysexits.h);
+/// a restart would change nothing.
+const CONFIGURATION: u8 = 78;
+
+/// Edge gateway daemon: sensor data in, WebAssembly filters, SQLite, summaries out.
+///
+/// Exit codes: 0 done, 1 failure, 2 usage, 78 configuration.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM or SIGINT
+    Run(run::Arguments),
+    /// Check the configuration and print every problem in it
+    Check(check::Arguments),
+    /// Run the whole gateway on simulated sensors; needs nothing else
+    #[cfg(feature = "demo")]
+    Demo(demo::Arguments),
+    /// Print what came in, what became of it and what left
+    Ledger(ledger::Arguments),
+    /// Print the state of the running gateway
+    Status(status::Arguments),
+    /// Look into filter modules
+    #[command(subcommand)]
+    Module(module::Command),
+    /// Compile a component for this machine (run by the daemon in a child process)
+    #[command(hide = true)]
+    Compile(compile::Arguments),
+}
+
+/// Where a gateway's files are.
+#[derive(Debug, Args)]
+struct Site {
+    /// The configuration file; `conf.d/*.toml` beside it and TIDEGATE__SECTION__KEY are read after it
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/tidegate/tidegate.toml"
+    )]
+    config: PathBuf,
+    /// Overrides `gateway.state-dir`
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+/// An error with the exit code that it ends in.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            code: FAILURE,
+            error: error.into(),
+        }
+    }
+}
+
+impl Failure {
+    fn configuration(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code: CONFIGURATION,
+            error: error.into(),
+        }
+    }
+}
+
+/// Runs a command to its end and gives the process's exit code.
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let result = match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        #[cfg(feature = "demo")]
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Ledger(arguments) => ledger::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Module(command) => module::run(&command),
+        Command::Compile(arguments) => compile::run(&arguments),
+    };
+    ExitCode::from(result.unwrap_or_else(|failure| {
+        say_error(&failure.error);
+        failure.code
+    }))
+}
+
+impl Site {
+    /// Loads the configuration; problems are printed, and errors among them end in exit code 78.
+    fn load(&self) -> Result<Config, Failure> {
+        let loaded = config::load(&self.config, std::env::vars_os());
+        if !loaded.problems.is_empty() {
+            let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let mut stderr = std::io::stderr().lock();
+            write!(stderr, "{}", loaded.problems.render(color))?;
+        }
+        let mut config = loaded.config.ok_or_else(|| {
+            Failure::configuration(anyhow::anyhow!(
+                "{} cannot be used; see above",
+                self.config.display()
+            ))
+        })?;
+        if let Some(dir) = &self.state_dir {
+            config.gateway.state_dir.clone_from(dir);
+        }
+        Ok(config)
+    }
+}
+
+/// Prints a line to standard output. A reader that went away (`| head`) is no error.
+fn say(line: impl std::fmt::Display) -> Result<(), Failure> {
+    match writeln!(std::io::stdout().lock(), "{line}") {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Prints a value as JSON to standard output.
+fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    say(serde_json::to_string_pretty(value)?)
+}
+
+fn say_error(error: &anyhow::Error) {
+    // Standard error is all that is left to report to; where it is closed, the exit code still tells.
+    writeln!(std::io::stderr().lock(), "tidegate: {error:#}").unwrap_or_default();
+}

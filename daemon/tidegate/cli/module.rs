@@ -1,0 +1,222 @@
+//! `tidegate module`: looking into filter modules without running them on the gateway's data.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use tidegate_pipeline::grants::{self, Refusal};
+use tidegate_pipeline::test_vectors::{VectorResult, run_vectors};
+use tidegate_pipeline::{Grant, LoadedModule, Manifest, Module, Runtime, RuntimeConfig};
+
+use super::{DONE, FAILURE, Failure, say, say_json};
+use crate::factory::FACTORY;
+use crate::modules;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print a component's digest, world, imports and exports
+    Inspect(Inspect),
+    /// Load a component as the daemon would, under the default grants, and run its golden vectors
+    Test(Test),
+    /// Print the factory modules
+    List(List),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// The component, a .wasm file
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Test {
+    /// The component, a .wasm file; its manifest lies beside it as .json
+    file: PathBuf,
+    /// Golden vectors to run; default: those that the manifest names
+    #[arg(long, value_name = "FILE")]
+    vectors: Option<PathBuf>,
+    /// Grant one more capability than the default policy does (repeatable)
+    #[arg(long = "grant", value_name = "NAME")]
+    grants: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `[policy] grants` is unless a site says otherwise.
+const DEFAULT_GRANTS: [Grant; 4] = [Grant::Log, Grant::Metrics, Grant::State, Grant::Alarm];
+
+pub(super) fn run(command: &Command) -> Result<u8, Failure> {
+    match command {
+        Command::Inspect(arguments) => inspect(arguments),
+        Command::Test(arguments) => test(arguments),
+        Command::List(arguments) => list(arguments),
+    }
+}
+
+fn inspect(arguments: &Inspect) -> Result<u8, Failure> {
+    let file = &arguments.file;
+    let component = modules::read_bounded(file)?;
+    let found =
+        tidegate_pipeline::inspect(&component).with_context(|| format!("{}", file.display()))?;
+    if arguments.json {
+        say_json(&found)?;
+        return Ok(DONE);
+    }
+    say(format_args!(
+        "{}\ndigest  {}\nsize    {} bytes",
+        file.display(),
+        found.digest,
+        found.size
+    ))?;
+    say(format_args!(
+        "world   {}",
+        found
+            .world
+            .as_deref()
+            .unwrap_or("none that this daemon knows")
+    ))?;
+    for import in &found.imports {
+        say(format_args!("import  {import}"))?;
+    }
+    for export in &found.exports {
+        say(format_args!("export  {export}"))?;
+    }
+    Ok(DONE)
+}
+
+/// What is printed with `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    module: &'a str,
+    version: &'a str,
+    digest: &'a str,
+    refused: &'a [Refusal],
+    vectors: &'a [VectorResult],
+    passed: bool,
+}
+
+/// Exit code 1 when an import is not granted or a vector does not pass.
+fn test(arguments: &Test) -> Result<u8, Failure> {
+    let module = modules::from_files(&arguments.file)?;
+    let vectors = vectors(arguments, &module)?;
+    let mut policy = DEFAULT_GRANTS.to_vec();
+    for grant in &arguments.grants {
+        policy.push(grant.parse()?);
+    }
+    // The engine of the daemon, with a cache of its own that goes with the command.
+    let dir = tempfile::tempdir().context("no temporary directory for compiled code")?;
+    let compiler =
+        std::env::current_exe().context("this program, which also compiles, cannot be found")?;
+    let config = RuntimeConfig::new(
+        dir.path().join("cache"),
+        dir.path().join("secret"),
+        compiler,
+    );
+    let runtime = Runtime::new(config)?;
+    let loaded = Arc::new(LoadedModule::load(&runtime, module)?);
+
+    // Vectors name the secrets that they need; a site would have to do the same.
+    let grants = grants::granted(
+        &loaded.manifest,
+        &policy.iter().copied().collect(),
+        vectors.is_some(),
+    );
+    let refused = grants::refused(&loaded.manifest, &loaded.inspection, &grants);
+    let results = match &vectors {
+        Some(vectors) if refused.is_empty() => run_vectors(&runtime, &loaded, &policy, vectors)?,
+        _ => Vec::new(),
+    };
+    let passed = refused.is_empty() && results.iter().all(VectorResult::passed);
+    let report = Report {
+        module: &loaded.manifest.name,
+        version: &loaded.manifest.version,
+        digest: loaded.inspection.digest.as_str(),
+        refused: &refused,
+        vectors: &results,
+        passed,
+    };
+    if arguments.json {
+        say_json(&report)?;
+    } else {
+        print(&report, vectors.is_some())?;
+    }
+    Ok(if passed { DONE } else { FAILURE })
+}
+
+fn print(report: &Report<'_>, with_vectors: bool) -> Result<(), Failure> {
+    say(format_args!(
+        "{} {} {}",
+        report.module, report.version, report.digest
+    ))?;
+    for refusal in report.refused {
+        say(format_args!(
+            "not granted  {}: {}",
+            refusal.import, refusal.why
+        ))?;
+    }
+    for vector in report.vectors {
+        let verdict = if vector.passed() { "passed" } else { "FAILED" };
+        say(format_args!("{verdict}  {}", vector.name))?;
+        for problem in &vector.problems {
+            say(format_args!("        {problem}"))?;
+        }
+    }
+    if report.refused.is_empty() {
+        let passed = report
+            .vectors
+            .iter()
+            .filter(|vector| vector.passed())
+            .count();
+        let what = if with_vectors {
+            format!("{passed} of {} vectors passed", report.vectors.len())
+        } else {
+            "it has no golden vectors".to_owned()
+        };
+        say(format_args!("it loads under these grants; {what}"))?;
+    }
+    Ok(())
+}
+
+/// The golden vectors: as asked for, else the file that the manifest names beside the component.
+fn vectors(arguments: &Test, module: &Module) -> Result<Option<Vec<u8>>, Failure> {
+    let path = match (&arguments.vectors, &module.manifest.vectors) {
+        (Some(path), _) => path.clone(),
+        (None, Some(name)) => arguments.file.with_file_name(name),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(modules::read_bounded(&path)?))
+}
+
+fn list(arguments: &List) -> Result<u8, Failure> {
+    let manifests = FACTORY
+        .iter()
+        .map(|module| {
+            Manifest::parse(module.manifest.as_bytes())
+                .with_context(|| format!("factory module `{}`", module.name))
+        })
+        .collect::<anyhow::Result<Vec<Manifest>>>()?;
+    if arguments.json {
+        say_json(&manifests)?;
+        return Ok(DONE);
+    }
+    for manifest in manifests {
+        say(format_args!(
+            "{:<10} {:<8} {}",
+            manifest.name, manifest.version, manifest.description
+        ))?;
+    }
+    Ok(DONE)
+}

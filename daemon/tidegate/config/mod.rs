@@ -1,0 +1,54 @@
+//! The configuration: what was typed ([`raw`]) and what it means after checking ([`model`]) are two things.
+//!
+//! Reading never stops at the first mistake: every problem of every file and environment variable is collected, with
+//! its place, and rendered like a compiler's. Where one is an error there is no [`Config`].
+
+mod model;
+mod mqtt;
+mod pipeline;
+mod raw;
+mod report;
+mod section;
+mod source;
+mod units;
+mod uplink;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+pub(crate) use model::{
+    Broker, Config, Decode, Filter, Modules, MqttVersion, OnFailure, Pipeline, Route, Send, Source,
+    SourceKind, TimeUnit, Uplink,
+};
+pub(crate) use report::Problems;
+pub(crate) use units::duration as parse_duration;
+
+/// What came of reading a configuration.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// The configuration, unless `problems` holds an error.
+    pub(crate) config: Option<Config>,
+    /// Everything that is wrong or looks so.
+    pub(crate) problems: Problems,
+}
+
+/// Reads the main file at `path`, `conf.d/*.toml` beside it and the variables `TIDEGATE__SECTION__KEY` of `env`, and
+/// checks them together. Nothing but files is read, and nothing is written.
+pub(crate) fn load(path: &Path, env: impl IntoIterator<Item = (OsString, OsString)>) -> Loaded {
+    load_on(path, env, &validate::Host::this())
+}
+
+fn load_on(
+    path: &Path,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+    host: &validate::Host,
+) -> Loaded {
+    let mut problems = Problems::default();
+    let raw = raw::read(path, env.into_iter().collect(), &mut problems);
+    let base = path.parent().unwrap_or(Path::new(""));
+    validate::check(&raw, problems, base, host)
+}

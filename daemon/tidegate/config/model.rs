@@ -1,0 +1,421 @@
+//! What a configuration means after checking: plain values, every default filled in, every name resolved.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tidegate_domain::item::Priority;
+
+use super::report::Place;
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Who this gateway is and where it keeps its state.
+    pub(crate) gateway: Gateway,
+    /// Bounds of the database.
+    pub(crate) store: Store,
+    /// The status page.
+    pub(crate) status: Status,
+    /// Where data comes from, in the order of the files.
+    pub(crate) sources: Vec<Source>,
+    /// Descriptions of series; the first that matches counts.
+    pub(crate) series: Vec<SeriesDescription>,
+    /// What happens to it, in the order of the files.
+    pub(crate) pipelines: Vec<Pipeline>,
+    /// Where it goes, in the order of the files.
+    pub(crate) uplinks: Vec<Uplink>,
+    /// Updates over the air.
+    #[expect(
+        dead_code,
+        reason = "checked for mistakes; nothing reads it until updates are built"
+    )]
+    pub(crate) deploy: Option<Deploy>,
+    /// Local modules.
+    pub(crate) modules: Modules,
+    /// What this site lets any module have.
+    pub(crate) policy: Policy,
+    /// Every effective value and where it comes from, in the order of the sections.
+    pub(crate) origins: Vec<Setting>,
+    pub(super) places: BTreeMap<String, Place>,
+}
+
+/// One effective value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// Its key, as in `source.plant.in-flight`.
+    pub(crate) key: String,
+    /// The value as text, passwords masked.
+    pub(crate) value: String,
+    /// Who set it.
+    pub(crate) from: From,
+}
+
+/// Where an effective value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// A file, and the line in it from 1.
+    File(String, usize),
+    /// An environment variable.
+    Environment(String),
+    /// Nobody set it.
+    Default,
+}
+
+/// `[gateway]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gateway {
+    /// The identity in topics, payloads and client ids.
+    pub(crate) id: String,
+    /// Database, compiled modules and the device's secret.
+    pub(crate) state_dir: PathBuf,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Store {
+    /// Bytes of database and write-ahead log together.
+    pub(crate) max_size: u64,
+    /// Age at which history expires.
+    pub(crate) max_age: Duration,
+    /// How long a commit group waits for company.
+    pub(crate) linger: Duration,
+}
+
+/// `[status]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// Where the page is served.
+    pub(crate) listen: SocketAddr,
+}
+
+/// `[source.NAME]`
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// Its name.
+    pub(crate) name: String,
+    /// What it is, with what only that kind has.
+    pub(crate) kind: SourceKind,
+    /// How a payload becomes readings.
+    pub(crate) decode: Decode,
+    /// Silence of a series after which it is shown as stale.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "no page shows single series yet")
+    )]
+    pub(crate) stale_after: Duration,
+}
+
+/// The kinds of source.
+#[derive(Clone, Debug)]
+pub(crate) enum SourceKind {
+    /// Subscriptions at an MQTT broker.
+    Mqtt(MqttSource),
+}
+
+/// `kind = "mqtt"`
+#[derive(Clone, Debug)]
+pub(crate) struct MqttSource {
+    /// How to reach and greet the broker.
+    pub(crate) broker: Broker,
+    /// What to subscribe to; at least one.
+    pub(crate) subscribe: Vec<Subscription>,
+    /// Unacknowledged messages that a 3.1.1 broker sends; on 5 we announce a number of our own.
+    pub(crate) in_flight: u16,
+    /// How long the broker keeps the session after a disconnect; 5 only.
+    pub(crate) session_expiry: Duration,
+}
+
+/// A broker and our identity at it.
+#[derive(Clone, Debug)]
+pub(crate) struct Broker {
+    /// Host name or address, without brackets.
+    pub(crate) host: String,
+    /// TCP port.
+    pub(crate) port: u16,
+    /// Whether the connection is encrypted. Always false until TLS is built: `mqtts` is refused.
+    pub(crate) tls: bool,
+    /// The protocol.
+    pub(crate) version: MqttVersion,
+    /// Stable, so that the session survives restarts; unique at the broker.
+    pub(crate) client_id: String,
+    /// The user, if the broker wants one.
+    pub(crate) username: Option<String>,
+    /// The password; never without a user.
+    pub(crate) password: Option<Secret<String>>,
+    /// The file it was read from, for those who read it again for every connection.
+    pub(crate) password_file: Option<PathBuf>,
+    /// Silence after which a ping is sent; whole seconds.
+    pub(crate) keep_alive: Duration,
+}
+
+/// A protocol version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MqttVersion {
+    /// 3.1.1
+    V311,
+    /// 5
+    V5,
+}
+
+/// One subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Subscription {
+    /// The topic filter.
+    pub(crate) topic: String,
+    /// 0 or 1.
+    pub(crate) qos: u8,
+}
+
+/// How a payload becomes readings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decode {
+    /// A JSON value or object.
+    Json {
+        /// Where the time stands; arrival otherwise.
+        time: Option<EventTime>,
+    },
+    /// One value, units cut off.
+    Text,
+    /// Separated columns.
+    Csv {
+        /// Their names, in order; one with an empty name is skipped.
+        columns: Vec<String>,
+        /// What stands between them; ASCII.
+        separator: u8,
+        /// Which of them is the time; arrival otherwise.
+        time: Option<EventTime>,
+    },
+}
+
+/// The field that says when a value was measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EventTime {
+    /// Its name.
+    pub(crate) field: String,
+    /// How it is written.
+    pub(crate) unit: TimeUnit,
+}
+
+/// How a time is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimeUnit {
+    /// Seconds since the epoch.
+    Seconds,
+    /// Milliseconds since the epoch.
+    Milliseconds,
+    /// Microseconds since the epoch.
+    Microseconds,
+    /// Nanoseconds since the epoch.
+    Nanoseconds,
+    /// RFC 3339 text.
+    Rfc3339,
+}
+
+/// `[series."GLOB"]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SeriesDescription {
+    /// Which series it describes.
+    pub(crate) glob: String,
+    /// The unit of measure.
+    pub(crate) measure: Option<String>,
+    /// For people.
+    pub(crate) description: Option<String>,
+}
+
+/// `[pipeline.NAME]`
+#[derive(Clone, Debug)]
+pub(crate) struct Pipeline {
+    /// Its name.
+    pub(crate) name: String,
+    /// Indexes into [`Config::sources`], in the order written; at least one.
+    pub(crate) from: Vec<usize>,
+    /// Which series it takes; empty for all.
+    pub(crate) series: Vec<String>,
+    /// The chain.
+    pub(crate) filters: Vec<Filter>,
+    /// Summaries, if there are to be any.
+    pub(crate) summary: Option<Summary>,
+    /// Where results go.
+    pub(crate) to: Vec<Route>,
+}
+
+/// One filter of a chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter {
+    /// Unique in its pipeline; the module's name unless set, with `-2`, `-3` where it repeats.
+    pub(crate) name: String,
+    /// Which module runs.
+    pub(crate) module: String,
+    /// A JSON object.
+    pub(crate) settings: serde_json::Value,
+    /// What happens to a batch on which the module fails twice.
+    pub(crate) on_failure: OnFailure,
+    /// CPU time of one call, where the module's own bound is not wanted.
+    pub(crate) deadline: Option<Duration>,
+    /// Bytes of linear memory, likewise.
+    pub(crate) memory: Option<u64>,
+    /// Secrets by the name under which the module asks for them.
+    pub(crate) secrets: BTreeMap<String, Secret<Vec<u8>>>,
+}
+
+/// What happens to a batch on which a module fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnFailure {
+    /// It goes on unfiltered.
+    Pass,
+    /// It is counted and gone.
+    Drop,
+    /// It is kept aside, to be replayed.
+    Quarantine,
+}
+
+/// `summary = { … }`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// Length of the tumbling windows.
+    pub(crate) window: Duration,
+}
+
+/// One entry of `to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// Index into [`Config::uplinks`].
+    pub(crate) uplink: usize,
+    /// What is sent.
+    pub(crate) send: Send,
+    /// Low, normal or high; never alarm.
+    pub(crate) priority: Priority,
+}
+
+/// What a route sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Send {
+    /// Closed windows.
+    Summary,
+    /// Single readings.
+    Readings,
+    /// Both.
+    Both,
+}
+
+/// `[uplink.NAME]`
+#[derive(Clone, Debug)]
+pub(crate) struct Uplink {
+    /// Its name.
+    pub(crate) name: String,
+    /// How to reach and greet the broker.
+    pub(crate) broker: Broker,
+    /// The topic with `{kind}`, and perhaps `{gateway}`, still to be filled in.
+    pub(crate) topic: String,
+    /// Messages sent and not yet acknowledged.
+    pub(crate) in_flight: u16,
+    /// How long items wait to be sealed into a message together.
+    pub(crate) linger: Duration,
+    /// Bytes of a message's payload.
+    pub(crate) max_message: usize,
+}
+
+/// `[deploy]`: checked, and without effect until updates over the air are built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Deploy {
+    /// Base of the repository.
+    pub(crate) repository: String,
+    /// The root metadata that is trusted at first.
+    pub(crate) root: PathBuf,
+    /// Which channel this gateway follows.
+    pub(crate) channel: String,
+    /// How often it looks.
+    pub(crate) poll: Duration,
+}
+
+/// `[modules]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Modules {
+    /// Where local modules are: `<name>.wasm` and `<name>.json`.
+    pub(crate) dir: PathBuf,
+    /// Whose signature makes a local file runnable.
+    pub(crate) trusted_keys: Vec<String>,
+    /// Whether unsigned local files run.
+    pub(crate) allow_unsigned: bool,
+}
+
+/// `[policy]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// Names of capabilities.
+    pub(crate) grants: Vec<String>,
+}
+
+/// Something that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret<T>(T);
+
+impl<T> Secret<T> {
+    /// Wraps it.
+    pub(crate) fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, to be handed on and never shown.
+    pub(crate) fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Config {
+    /// Where a key is written, for problems found by those who know more, such as a module's schema. A key that is not
+    /// written answers with the nearest table around it.
+    pub(crate) fn place(&self, key: &str) -> Option<Place> {
+        let mut key = key;
+        loop {
+            if let Some(place) = self.places.get(key) {
+                return Some(*place);
+            }
+            let cut = key.rfind(['.', '['])?;
+            key = key.get(..cut)?;
+        }
+    }
+
+    /// Where a setting of a filter is written; `pointer` is a JSON pointer into the settings, empty for all of them.
+    pub(crate) fn place_of_setting(
+        &self,
+        pipeline: &Pipeline,
+        filter: usize,
+        pointer: &str,
+    ) -> Option<Place> {
+        let mut key = format!("pipeline.{}.filters[{filter}].settings", pipeline.name);
+        for token in pointer.split('/').skip(1) {
+            let token = token.replace("~1", "/").replace("~0", "~");
+            let item = format!("{key}[{token}]");
+            key = if self.places.contains_key(&item) {
+                item
+            } else {
+                join(&key, &token)
+            };
+        }
+        self.place(&key)
+    }
+}
+
+/// A key below another, quoted where TOML would quote it.
+pub(super) fn join(path: &str, key: &str) -> String {
+    let bare = !key.is_empty()
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    let dot = if path.is_empty() { "" } else { "." };
+    if bare {
+        format!("{path}{dot}{key}")
+    } else {
+        format!("{path}{dot}{key:?}")
+    }
+}

@@ -1,0 +1,393 @@
+//! `[source.NAME]`
+
+use std::time::Duration;
+
+use super::model::{
+    Decode, EventTime, MqttSource, MqttVersion, Source, SourceKind, Subscription, TimeUnit, join,
+};
+use super::mqtt::{self, Identity};
+use super::raw::{Entry, Node, Value};
+use super::report::Place;
+use super::section::{At, Checker, Section, suggest};
+
+/// The kinds that the format knows; all but the first come with later versions.
+const KINDS: [&str; 5] = ["mqtt", "serial", "modbus-rtu", "modbus-tcp", "driver"];
+/// The window of a 3.1.1 broker unless it is told otherwise: mosquitto's default.
+const IN_FLIGHT: i64 = 20;
+/// As long as an outage that we promise to survive, with room: the broker keeps what we missed.
+const SESSION_EXPIRY: Duration = Duration::from_hours(30 * 24);
+/// A dead member of a shared group keeps its share of the messages until its session expires.
+const SESSION_EXPIRY_SHARED: Duration = Duration::from_mins(5);
+/// Ten years.
+const SESSION_EXPIRY_MAX: Duration = Duration::from_hours(3650 * 24);
+const STALE_AFTER: Duration = Duration::from_mins(10);
+/// A year.
+const STALE_AFTER_MAX: Duration = Duration::from_hours(365 * 24);
+
+/// Reads a source. `None` where an error was reported that leaves nothing to return.
+pub(super) fn source(
+    cx: &mut Checker,
+    entry: &Entry,
+    gateway: &str,
+    identities: &mut Vec<Identity>,
+) -> Option<Source> {
+    let path = join("source", &entry.key);
+    let mut section = Section::at(cx, path.clone(), &entry.node);
+    let kind = section.text_required(cx, "kind", "write kind = \"mqtt\"")?;
+    if kind.value != "mqtt" {
+        if KINDS.contains(&kind.value.as_str()) {
+            let message = format!("sources of kind `{}` come with a later version", kind.value);
+            let help = "this version reads MQTT alone: write kind = \"mqtt\", or remove the source";
+            cx.error(kind.place, message, help.to_owned());
+        } else {
+            let message = format!("`{}` is no kind of source", kind.value);
+            cx.error(kind.place, message, suggest(&kind.value, &KINDS));
+        }
+        // What other keys there are depends on the kind.
+        return None;
+    }
+    let client_id = format!("{gateway}-source-{}", entry.key);
+    let broker = mqtt::broker(cx, &mut section, "3.1.1", &client_id);
+    let v5 = broker
+        .as_ref()
+        .is_some_and(|broker| broker.version == MqttVersion::V5);
+    let subscribe = subscriptions(cx, &mut section);
+    let shared: Option<Place> = subscribe
+        .iter()
+        .find(|subscription| subscription.value.topic.starts_with("$share/"))
+        .and_then(|subscription| subscription.place);
+    if let Some(place) = shared.filter(|_| broker.is_some() && !v5) {
+        cx.warning(
+            Some(place),
+            "on MQTT 3.1.1 the session of a shared subscription never expires",
+            "while this gateway is away the broker keeps its share for it alone: write version = \"5\"".to_owned(),
+        );
+    }
+    let in_flight = section.integer(cx, "in-flight", 1..=i64::from(u16::MAX), IN_FLIGHT);
+    if in_flight.place.is_some() && v5 {
+        cx.warning(
+            in_flight.place,
+            format!("`{}` has no effect on MQTT 5", section.path("in-flight")),
+            "remove it: on 5 the gateway announces how much it takes".to_owned(),
+        );
+    }
+    let session_expiry = mqtt::seconds(
+        cx,
+        &mut section,
+        "session-expiry",
+        Duration::from_secs(1)..=SESSION_EXPIRY_MAX,
+        if shared.is_some() {
+            SESSION_EXPIRY_SHARED
+        } else {
+            SESSION_EXPIRY
+        },
+    );
+    if session_expiry.place.is_some() && broker.is_some() && !v5 {
+        cx.warning(
+            session_expiry.place,
+            format!("`{}` has no effect on MQTT 3.1.1", section.path("session-expiry")),
+            "set it at the broker (mosquitto: persistent_client_expiration), or write version = \"5\"".to_owned(),
+        );
+    }
+    let decode_path = section.path("decode");
+    let decode = match section.node("decode") {
+        Some(node) => decode(cx, decode_path, node),
+        None => {
+            cx.list(decode_path, "json", None);
+            Some(Decode::Json { time: None })
+        }
+    };
+    let stale_after = section.duration_or(
+        cx,
+        "stale-after",
+        Duration::from_secs(1)..=STALE_AFTER_MAX,
+        STALE_AFTER,
+    );
+    let id_place = section.key_place("client-id").or(Some(entry.place));
+    section.finish(cx);
+    let broker = broker?;
+    identities.push(Identity {
+        host: broker.host.clone(),
+        port: broker.port,
+        client_id: broker.client_id.clone(),
+        owner: format!("source `{}`", entry.key),
+        place: id_place,
+    });
+    Some(Source {
+        name: entry.key.clone(),
+        kind: SourceKind::Mqtt(MqttSource {
+            broker,
+            subscribe: subscribe.into_iter().map(|at| at.value).collect(),
+            in_flight: u16::try_from(in_flight.value).unwrap_or(u16::MAX),
+            session_expiry: session_expiry.value,
+        }),
+        decode: decode?,
+        stale_after: stale_after.value,
+    })
+}
+
+fn subscriptions(cx: &mut Checker, section: &mut Section<'_>) -> Vec<At<Subscription>> {
+    const FORM: &str = "write subscribe = [{ topic = \"plant/+/+\", qos = 1 }]";
+    let path = section.path("subscribe");
+    let items = section.array(cx, "subscribe");
+    let place = section.key_place("subscribe");
+    if place.is_none() {
+        section.required(cx, "subscribe", FORM);
+    } else if items.is_some_and(<[Node]>::is_empty) {
+        cx.error(
+            place,
+            format!("`{path}` is empty: the source would receive nothing"),
+            FORM.to_owned(),
+        );
+    }
+    let mut found: Vec<At<Subscription>> = Vec::new();
+    for (index, node) in items.unwrap_or_default().iter().enumerate() {
+        let mut item = Section::at(cx, format!("{path}[{index}]"), node);
+        let topic = item
+            .exists()
+            .then(|| item.text_required(cx, "topic", FORM))
+            .flatten();
+        let qos = item.integer(cx, "qos", i64::MIN..=i64::MAX, 1);
+        item.finish(cx);
+        match qos.value {
+            0 | 1 => {}
+            2 => cx.error(
+                qos.place,
+                "subscriptions at QoS 2 are refused: there is no receive state yet that survives a restart",
+                "write qos = 1: every message arrives at least once, and the module `dedupe` removes repeated readings"
+                    .to_owned(),
+            ),
+            other => cx.error(qos.place, format!("{other} is no QoS"), "write 0 or 1".to_owned()),
+        }
+        let Some(topic) = topic else { continue };
+        if let Err(reason) = mqtt::check_filter(&topic.value) {
+            let message = format!("`{}` is no topic filter: {reason}", topic.value);
+            let help = "`+` stands for one level, a last `#` for all that follow, as in \"plant/+/temp\" and \"plant/#\"";
+            cx.error(topic.place, message, help.to_owned());
+        }
+        if found.iter().any(|other| other.value.topic == topic.value) {
+            let message = format!("`{}` is subscribed twice", topic.value);
+            cx.error(topic.place, message, "remove one of the two".to_owned());
+        }
+        found.push(At {
+            value: Subscription {
+                topic: topic.value,
+                qos: u8::try_from(qos.value).unwrap_or(1),
+            },
+            place: topic.place,
+        });
+    }
+    let shown: Vec<String> = found
+        .iter()
+        .map(|at| format!("{} qos {}", at.value.topic, at.value.qos))
+        .collect();
+    cx.list(path, &shown.join(", "), place);
+    found
+}
+
+/// The long form is a table, the short one the word of `as`.
+fn decode(cx: &mut Checker, path: String, node: &Node) -> Option<Decode> {
+    if matches!(node.value, Value::Text(_)) {
+        let word = super::section::text_of(cx, &path, node)?;
+        cx.list(path, &word.value, word.place);
+        return match format_word(cx, &word)? {
+            Format::Json => Some(Decode::Json { time: None }),
+            Format::Text => Some(Decode::Text),
+            Format::Csv => {
+                cx.missing(
+                    word.place,
+                    "`csv` needs to know its columns",
+                    "write decode = { as = \"csv\", columns = [\"ts\", \"temp\"] }".to_owned(),
+                );
+                None
+            }
+        };
+    }
+    let mut section = Section::at(cx, path, node);
+    if !section.exists() {
+        return None;
+    }
+    let module = section.text(cx, "module");
+    let word = section.text_or(cx, "as", "json");
+    let time_field = section.text(cx, "time-field");
+    let time_unit = section.choice(
+        cx,
+        "time-unit",
+        &[
+            ("s", TimeUnit::Seconds),
+            ("ms", TimeUnit::Milliseconds),
+            ("us", TimeUnit::Microseconds),
+            ("ns", TimeUnit::Nanoseconds),
+            ("rfc3339", TimeUnit::Rfc3339),
+        ],
+        "ms",
+    );
+    let columns = section.texts(cx, "columns");
+    let separator = section.text_or(cx, "separator", ",");
+    let place = section.place();
+    let key = |key: &str| section.key_place(key);
+    let (columns_at, separator_at, unit_at) = (key("columns"), key("separator"), key("time-unit"));
+
+    if let Some(module) = module {
+        cx.error(
+            module.place,
+            "decoder modules come with a later version",
+            "write as = \"json\", \"text\" or \"csv\"".to_owned(),
+        );
+        return None;
+    }
+    let format = format_word(cx, &word);
+    section.finish(cx);
+    let format = format?;
+    if format != Format::Csv {
+        for (at, name) in [(columns_at, "columns"), (separator_at, "separator")] {
+            if at.is_some() {
+                let message = format!("`{name}` has no meaning for `{}`", word.value);
+                cx.error(at, message, "remove it, or write as = \"csv\"".to_owned());
+            }
+        }
+    }
+    if time_field.is_none() && unit_at.is_some() {
+        cx.missing(
+            unit_at,
+            "`time-unit` without `time-field`",
+            "say which field holds the time, as in time-field = \"ts\", or remove the unit: without a field a reading's time is its arrival"
+                .to_owned(),
+        );
+    }
+    if let Some(field) = time_field.as_ref() {
+        if field.value.is_empty() {
+            cx.error(
+                field.place,
+                "`time-field` is empty",
+                "name the field, or remove the key".to_owned(),
+            );
+        }
+        if format == Format::Text {
+            cx.error(
+                field.place,
+                "`time-field` has no meaning for `text`: its payload is one value",
+                "remove it: a reading's time is its arrival".to_owned(),
+            );
+        }
+    }
+    let time = match (&time_field, time_unit) {
+        (Some(field), Some(unit)) => Some(EventTime {
+            field: field.value.clone(),
+            unit,
+        }),
+        (None, _) | (_, None) => None,
+    };
+    match format {
+        Format::Json => Some(Decode::Json { time }),
+        Format::Text => Some(Decode::Text),
+        Format::Csv => csv(
+            cx,
+            columns,
+            columns_at.or(place),
+            &separator,
+            time_field.as_ref(),
+            time,
+        ),
+    }
+}
+
+fn csv(
+    cx: &mut Checker,
+    columns: Option<Vec<At<String>>>,
+    place: Option<Place>,
+    separator: &At<String>,
+    time_field: Option<&At<String>>,
+    time: Option<EventTime>,
+) -> Option<Decode> {
+    let columns = columns.unwrap_or_default();
+    if columns.is_empty() {
+        cx.missing(
+            place,
+            "`csv` needs to know its columns",
+            "name them in their order, as in columns = [\"ts\", \"temp\"]".to_owned(),
+        );
+        return None;
+    }
+    for (index, column) in columns.iter().enumerate() {
+        let twice = columns
+            .iter()
+            .take(index)
+            .any(|other| other.value == column.value);
+        if twice && !column.value.is_empty() {
+            let message = format!("two columns are named `{}`", column.value);
+            let help = "each column becomes a series of its own: rename one, or skip it with \"\"";
+            cx.error(column.place, message, help.to_owned());
+        }
+    }
+    let names: Vec<&str> = columns.iter().map(|column| column.value.as_str()).collect();
+    if let Some(field) = time_field
+        && !names.contains(&field.value.as_str())
+    {
+        let message = format!("`time-field` names no column: `{}`", field.value);
+        cx.error(field.place, message, suggest(&field.value, &names));
+    }
+    let is_time = |name: &str| time_field.is_some_and(|field| field.value == name);
+    if names.iter().all(|name| name.is_empty() || is_time(name)) {
+        let message = "no column holds a value";
+        let help = "name at least one column besides the time's";
+        cx.error(place, message, help.to_owned());
+    }
+    let [separator_byte] = separator.value.as_bytes() else {
+        return bad_separator(cx, separator);
+    };
+    // What occurs in a number cannot end one.
+    if !separator_byte.is_ascii()
+        || separator_byte.is_ascii_alphanumeric()
+        || b"\"\r\n\0+-.".contains(separator_byte)
+    {
+        return bad_separator(cx, separator);
+    }
+    Some(Decode::Csv {
+        columns: names.into_iter().map(str::to_owned).collect(),
+        separator: *separator_byte,
+        time,
+    })
+}
+
+fn bad_separator(cx: &mut Checker, separator: &At<String>) -> Option<Decode> {
+    let message = format!(
+        "`{}` cannot separate columns",
+        separator.value.escape_debug()
+    );
+    let help = "write one ASCII character that occurs in no number and is no letter or quote, as in \",\", \";\" or \"\\t\"";
+    cx.error(separator.place, message, help.to_owned());
+    None
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Json,
+    Text,
+    Csv,
+}
+
+fn format_word(cx: &mut Checker, word: &At<String>) -> Option<Format> {
+    match word.value.as_str() {
+        "json" => Some(Format::Json),
+        "text" => Some(Format::Text),
+        "csv" => Some(Format::Csv),
+        "raw" => {
+            cx.error(
+                word.place,
+                "`raw` needs a decoder module, and those come with a later version",
+                "write \"json\", \"text\" or \"csv\"".to_owned(),
+            );
+            None
+        }
+        other => {
+            let message = format!("`{other}` is no format");
+            cx.error(
+                word.place,
+                message,
+                suggest(other, &["json", "text", "csv"]),
+            );
+            None
+        }
+    }
+}

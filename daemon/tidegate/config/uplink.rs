@@ -1,0 +1,119 @@
+//! `[uplink.NAME]`
+
+use std::time::Duration;
+
+use tidegate_domain::limits::{OUTBOX_ITEM_BYTES, PACKET_BYTES};
+
+use super::model::{MqttVersion, Uplink, join};
+use super::mqtt::{self, Identity};
+use super::raw::Entry;
+use super::section::{At, Checker, Section, suggest};
+
+/// The kinds that the format knows.
+const KINDS: [&str; 1] = ["mqtt"];
+/// MQTT 5 unless told otherwise: on 3.1.1 a broker that refuses a message acknowledges it all the same, and it is lost.
+const VERSION: &str = "5";
+const TOPIC: &str = "tidegate/{gateway}/{kind}";
+/// What a 3.1.1 broker takes at once: mosquitto's default.
+const IN_FLIGHT_311: i64 = 20;
+const IN_FLIGHT_5: i64 = 64;
+/// Packet ids are 16 bits; some are left to spare.
+const IN_FLIGHT_MAX: i64 = 16_384;
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_MAX: Duration = Duration::from_hours(1);
+
+/// Reads an uplink. `None` where an error was reported that leaves nothing to return.
+pub(super) fn uplink(
+    cx: &mut Checker,
+    entry: &Entry,
+    gateway: &str,
+    identities: &mut Vec<Identity>,
+) -> Option<Uplink> {
+    let path = join("uplink", &entry.key);
+    let mut section = Section::at(cx, path, &entry.node);
+    let kind = section.text_required(cx, "kind", "write kind = \"mqtt\"")?;
+    if kind.value != "mqtt" {
+        let message = format!("`{}` is no kind of uplink", kind.value);
+        cx.error(kind.place, message, suggest(&kind.value, &KINDS));
+        return None;
+    }
+    let client_id = format!("{gateway}-uplink-{}", entry.key);
+    let broker = mqtt::broker(cx, &mut section, VERSION, &client_id);
+    let topic = section.text_or(cx, "topic", TOPIC);
+    check_topic(cx, &topic);
+    let v311 = broker
+        .as_ref()
+        .is_some_and(|broker| broker.version == MqttVersion::V311);
+    let in_flight = section.integer(
+        cx,
+        "in-flight",
+        1..=IN_FLIGHT_MAX,
+        if v311 { IN_FLIGHT_311 } else { IN_FLIGHT_5 },
+    );
+    let linger = section.duration_or(cx, "linger", Duration::ZERO..=LINGER_MAX, LINGER);
+    let item = u64::try_from(OUTBOX_ITEM_BYTES).unwrap_or(u64::MAX);
+    let packet = u64::try_from(PACKET_BYTES).unwrap_or(u64::MAX);
+    let max_message = section.size_or(cx, "max-message", 1024..=packet, 2 * item);
+    let id_place = section.key_place("client-id").or(Some(entry.place));
+    let file_place = section.key_place("password-file");
+    section.finish(cx);
+    let broker = broker?;
+    if broker.username.is_some() && file_place.is_none() {
+        let message = format!("uplink `{}` has a user and no password", entry.key);
+        let help = "add password-file = \"secrets/NAME\", or remove `username`";
+        cx.missing(id_place, message, help.to_owned());
+    }
+    identities.push(Identity {
+        host: broker.host.clone(),
+        port: broker.port,
+        client_id: broker.client_id.clone(),
+        owner: format!("uplink `{}`", entry.key),
+        place: id_place,
+    });
+    Some(Uplink {
+        name: entry.key.clone(),
+        broker,
+        topic: topic.value,
+        in_flight: u16::try_from(in_flight.value).unwrap_or(u16::MAX),
+        linger: linger.value,
+        max_message: usize::try_from(max_message.value).unwrap_or(PACKET_BYTES),
+    })
+}
+
+fn check_topic(cx: &mut Checker, topic: &At<String>) {
+    let text = topic.value.as_str();
+    let help = format!("the default is \"{TOPIC}\"");
+    let mut fault = |message: String| cx.error(topic.place, message, help.clone());
+    for name in placeholders(text) {
+        if name != "gateway" && name != "kind" {
+            fault(format!(
+                "`{{{name}}}` stands for nothing: a topic knows {{gateway}} and {{kind}}"
+            ));
+        }
+    }
+    if !text.contains("{kind}") {
+        fault("the topic has no {kind}, so that a receiver could not tell status, alarms and data apart".to_owned());
+    }
+    if text.contains(['+', '#', '\0']) || text.starts_with('$') {
+        fault(
+            "a topic to send to has no `+`, `#` or U+0000 and does not begin with `$`".to_owned(),
+        );
+    }
+    if text.len() > 1024 {
+        fault("the topic is longer than 1024 bytes, and stands in every message".to_owned());
+    }
+    if text.contains("{kind}") && !text.contains("{gateway}") {
+        cx.warning(
+            topic.place,
+            "the topic has no {gateway}: several gateways at one broker overwrite each other's retained status",
+            help,
+        );
+    }
+}
+
+/// What stands in braces.
+fn placeholders(text: &str) -> impl Iterator<Item = &str> {
+    text.split('{')
+        .skip(1)
+        .map(|rest| rest.split_once('}').map_or(rest, |(name, _)| name))
+}

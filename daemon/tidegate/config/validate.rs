@@ -1,0 +1,517 @@
+//! From what was typed to what it means.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tidegate_domain::limits;
+
+use super::Loaded;
+use super::model::{
+    Broker, Config, Deploy, Gateway, Modules, Policy, SeriesDescription, SourceKind, Status, Store,
+    join,
+};
+use super::mqtt::{Identity, check_identities, filter_matches};
+use super::pipeline::{Names, check_glob, pipeline};
+use super::raw::{Entry, Node, Raw, Table, Value};
+use super::report::{Place, Problems};
+use super::section::{At, Checker, Section, suggest};
+use super::source::source;
+use super::uplink::uplink;
+
+/// Characters of a name. Names stand in topics, metrics and every stored row.
+const NAME_CHARS: usize = 64;
+/// Places that are remembered for problems found later.
+const PLACES: usize = 10_000;
+const STATE_DIR: &str = "/var/lib/tidegate";
+const MAX_SIZE: u64 = 512 << 20;
+/// Below it an empty database with its log has hardly room for a reading.
+const MAX_SIZE_MIN: u64 = 4 << 20;
+const MAX_SIZE_MAX: u64 = 16 << 40;
+const MAX_AGE: Duration = Duration::from_hours(30 * 24);
+const MAX_AGE_MIN: Duration = Duration::from_mins(1);
+/// Ten years.
+const MAX_AGE_MAX: Duration = Duration::from_hours(3650 * 24);
+/// An acknowledgement that takes longer makes brokers send again.
+const LINGER_MAX: Duration = Duration::from_secs(10);
+const LISTEN: &str = "127.0.0.1:8080";
+const MODULES_DIR: &str = "/etc/tidegate/modules";
+/// What a site grants that says nothing.
+const GRANTS: [&str; 4] = ["log", "metrics", "state", "alarm"];
+/// Every capability there is. What a filter's own settings and the time of its batch tell it needs no grant.
+const CAPABILITIES: [&str; 5] = ["log", "metrics", "state", "alarm", "secrets"];
+const ROOT: &str = "/etc/tidegate/root.json";
+const POLL: Duration = Duration::from_mins(15);
+const POLL_MIN: Duration = Duration::from_mins(1);
+const POLL_MAX: Duration = Duration::from_hours(7 * 24);
+
+/// What the machine says about itself.
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    pub(super) name: Option<String>,
+    pub(super) machine_id: Option<String>,
+}
+
+impl Host {
+    /// This machine.
+    pub(super) fn this() -> Self {
+        let read = |path: &str| {
+            let text = std::fs::read_to_string(path).ok()?;
+            let text = text.trim();
+            (!text.is_empty()).then(|| text.to_owned())
+        };
+        Self {
+            name: read("/proc/sys/kernel/hostname").or_else(|| read("/etc/hostname")),
+            machine_id: read("/etc/machine-id").or_else(|| read("/var/lib/dbus/machine-id")),
+        }
+    }
+
+    /// Host name and 8 hex digits of the machine id, and whether the digits are there: without them cloned images
+    /// collide.
+    fn gateway_id(&self) -> (String, bool) {
+        let name: String = self
+            .name
+            .as_deref()
+            .unwrap_or("gateway")
+            .chars()
+            .filter(|c| is_id_char(*c))
+            .take(NAME_CHARS - 9)
+            .collect();
+        let name = if name.is_empty() { "gateway" } else { &name };
+        let digits: Option<&str> = self
+            .machine_id
+            .as_deref()
+            .and_then(|id| id.get(..8))
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        match digits {
+            Some(digits) => (format!("{name}-{digits}"), true),
+            None => (name.to_owned(), false),
+        }
+    }
+}
+
+/// Checks the whole tree.
+pub(super) fn check(raw: &Raw, problems: Problems, base: &Path, host: &Host) -> Loaded {
+    let mut cx = Checker {
+        problems,
+        settings: Vec::new(),
+        base: base.to_owned(),
+        broken: raw.broken,
+        broken_lines: raw.broken_lines.clone(),
+        dangling: false,
+    };
+    let mut config = root(&mut cx, &raw.root, host);
+    cx.problems.sort();
+    config.origins = cx.settings;
+    Loaded {
+        config: (!cx.problems.has_errors()).then_some(config),
+        problems: cx.problems,
+    }
+}
+
+/// Reports a name that cannot be one.
+pub(super) fn check_name(cx: &mut Checker, what: &str, name: &str, place: Option<Place>) {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if name.is_empty() || name.len() > NAME_CHARS || !name.bytes().all(plain) {
+        let message = format!("`{name}` is no name of a {what}");
+        let help = format!("write 1 to {NAME_CHARS} letters, digits, `-` and `_`");
+        cx.error(place, message, help);
+    }
+}
+
+fn root(cx: &mut Checker, table: &Table, host: &Host) -> Config {
+    let mut root = Section::root(table);
+    let gateway = gateway(cx, &mut root, host);
+    let store = store(cx, &mut root);
+    let status = status(cx, &mut root);
+
+    let source_entries = root.named(cx, "source");
+    let series_entries = root.named(cx, "series");
+    let pipeline_entries = root.named(cx, "pipeline");
+    let uplink_entries = root.named(cx, "uplink");
+    for (what, entries) in [
+        ("source", &source_entries),
+        ("pipeline", &pipeline_entries),
+        ("uplink", &uplink_entries),
+    ] {
+        for entry in entries {
+            check_name(cx, what, &entry.key, Some(entry.place));
+        }
+    }
+    let names = Names {
+        sources: source_entries.iter().map(|e| e.key.as_str()).collect(),
+        uplinks: uplink_entries.iter().map(|e| e.key.as_str()).collect(),
+    };
+    let mut identities: Vec<Identity> = Vec::new();
+    let sources = source_entries
+        .iter()
+        .filter_map(|entry| source(cx, entry, &gateway.id, &mut identities))
+        .collect();
+    let series = series_entries
+        .iter()
+        .map(|entry| description(cx, entry))
+        .collect();
+    let pipelines: Vec<_> = pipeline_entries
+        .iter()
+        .map(|entry| pipeline(cx, entry, &names))
+        .collect();
+    let uplinks = uplink_entries
+        .iter()
+        .filter_map(|entry| uplink(cx, entry, &gateway.id, &mut identities))
+        .collect();
+    check_identities(cx, &identities);
+
+    let deploy = deploy(cx, &mut root);
+    let modules = modules(cx, &mut root);
+    let policy = policy(cx, &mut root);
+    root.finish(cx);
+
+    let config = Config {
+        gateway,
+        store,
+        status,
+        sources,
+        series,
+        pipelines,
+        uplinks,
+        deploy,
+        modules,
+        policy,
+        origins: Vec::new(),
+        places: places(table),
+    };
+    check_whole(cx, &config, &source_entries, &uplink_entries);
+    config
+}
+
+/// What only the whole shows.
+fn check_whole(cx: &mut Checker, config: &Config, sources: &[&Entry], uplinks: &[&Entry]) {
+    if sources.is_empty() {
+        let help = "add a section [source.NAME]; config/tidegate.toml shows one";
+        cx.warning(
+            None,
+            "there is no source: nothing will come in",
+            help.to_owned(),
+        );
+    }
+    check_loops(cx, config);
+    for (index, entry) in sources.iter().enumerate() {
+        if !cx.dangling
+            && !config
+                .pipelines
+                .iter()
+                .any(|pipeline| pipeline.from.contains(&index))
+        {
+            let message = format!(
+                "no pipeline reads source `{}`: its messages will be counted and dropped",
+                entry.key
+            );
+            let help = format!("add from = [\"{}\"] to a pipeline", entry.key);
+            cx.warning(Some(entry.place), message, help);
+        }
+    }
+    for (index, entry) in uplinks.iter().enumerate() {
+        let used = config
+            .pipelines
+            .iter()
+            .any(|pipeline| pipeline.to.iter().any(|route| route.uplink == index));
+        if !used && !cx.dangling {
+            let message = format!("no pipeline sends to uplink `{}`", entry.key);
+            let help = format!("add to = [{{ uplink = \"{}\" }}] to a pipeline", entry.key);
+            cx.warning(Some(entry.place), message, help);
+        }
+    }
+    for pipeline in &config.pipelines {
+        let Some(summary) = &pipeline.summary else {
+            continue;
+        };
+        if summary.window > config.store.max_age {
+            let key = join(&join("pipeline", &pipeline.name), "summary.window");
+            let message =
+                "the window is longer than history is kept: a restart would leave it incomplete";
+            cx.warning(
+                config.place(&key),
+                message,
+                "raise store.max-age above it".to_owned(),
+            );
+        }
+    }
+}
+
+/// A source that reads what an uplink sends multiplies it for ever.
+fn check_loops(cx: &mut Checker, config: &Config) {
+    for source in &config.sources {
+        let SourceKind::Mqtt(mqtt) = &source.kind;
+        for uplink in &config.uplinks {
+            let topic = uplink
+                .topic
+                .replace("{gateway}", &config.gateway.id)
+                .replace("{kind}", "summary");
+            let read = mqtt.subscribe.iter().position(|subscription| {
+                same_broker(&mqtt.broker, &uplink.broker)
+                    && filter_matches(&subscription.topic, &topic)
+            });
+            let Some(index) = read else { continue };
+            let key = join("source", &source.name);
+            let message = format!(
+                "source `{}` reads what uplink `{}` sends to the same broker: it would go round for ever",
+                source.name, uplink.name
+            );
+            let help = "subscribe to the sensors' topics alone, or send to another broker";
+            cx.error(
+                config.place(&format!("{key}.subscribe[{index}].topic")),
+                message,
+                help.to_owned(),
+            );
+        }
+    }
+}
+
+fn same_broker(one: &Broker, other: &Broker) -> bool {
+    fn name(host: &str) -> &str {
+        match host {
+            "localhost" | "::1" => "127.0.0.1",
+            other => other,
+        }
+    }
+    one.port == other.port && name(&one.host).eq_ignore_ascii_case(name(&other.host))
+}
+
+fn gateway(cx: &mut Checker, root: &mut Section<'_>, host: &Host) -> Gateway {
+    let mut section = root.section(cx, "gateway");
+    let (default, unique) = host.gateway_id();
+    let id = section.text_or(cx, "id", &default);
+    let help = format!("write 1 to {NAME_CHARS} letters, digits, `.`, `-` and `_`");
+    if id.value.is_empty() || id.value.len() > NAME_CHARS || !id.value.chars().all(is_id_char) {
+        let message = format!(
+            "`{}` cannot be a gateway's id, which is a level of its topics",
+            id.value
+        );
+        cx.error(id.place, message, help);
+    }
+    if id.place.is_none() && !unique {
+        let message = format!(
+            "this machine has no machine id: the gateway is called `{default}`, and so are its clones"
+        );
+        let help = "write id = \"…\" below [gateway], or run systemd-machine-id-setup";
+        cx.warning(section.place(), message, help.to_owned());
+    }
+    let state_dir = section.text_or(cx, "state-dir", STATE_DIR);
+    check_path(cx, &state_dir);
+    section.finish(cx);
+    Gateway {
+        id: id.value,
+        state_dir: cx.resolve(&state_dir.value),
+    }
+}
+
+fn store(cx: &mut Checker, root: &mut Section<'_>) -> Store {
+    let mut section = root.section(cx, "store");
+    let max_size = section.size_or(cx, "max-size", MAX_SIZE_MIN..=MAX_SIZE_MAX, MAX_SIZE);
+    let max_age = section.duration_or(cx, "max-age", MAX_AGE_MIN..=MAX_AGE_MAX, MAX_AGE);
+    let linger = section.duration_or(cx, "linger", Duration::ZERO..=LINGER_MAX, limits::LINGER);
+    section.finish(cx);
+    Store {
+        max_size: max_size.value,
+        max_age: max_age.value,
+        linger: linger.value,
+    }
+}
+
+fn status(cx: &mut Checker, root: &mut Section<'_>) -> Status {
+    let mut section = root.section(cx, "status");
+    let text = section.text_or(cx, "listen", LISTEN);
+    section.finish(cx);
+    let listen = text.value.parse::<SocketAddr>().unwrap_or_else(|_| {
+        let message = format!("`{}` is no address to listen on", text.value);
+        let help = format!("write an IP address and a port, as in \"{LISTEN}\" or \"[::1]:8080\"");
+        cx.error(text.place, message, help);
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    });
+    if !listen.ip().is_loopback() {
+        let message = format!(
+            "`{listen}` is reached from other machines, and the page asks nobody for a password"
+        );
+        let help = format!("write listen = \"{LISTEN}\" and put a proxy that asks before it");
+        cx.warning(text.place, message, help);
+    }
+    Status { listen }
+}
+
+fn description(cx: &mut Checker, entry: &Entry) -> SeriesDescription {
+    let mut section = Section::at(cx, join("series", &entry.key), &entry.node);
+    let glob = At {
+        value: entry.key.clone(),
+        place: Some(entry.place),
+    };
+    check_glob(cx, &glob);
+    let measure = section.text(cx, "measure");
+    let description = section.text(cx, "description");
+    section.finish(cx);
+    SeriesDescription {
+        glob: glob.value,
+        measure: measure.map(|text| text.value),
+        description: description.map(|text| text.value),
+    }
+}
+
+fn deploy(cx: &mut Checker, root: &mut Section<'_>) -> Option<Deploy> {
+    let mut section = root.section(cx, "deploy");
+    if !section.exists() {
+        return None;
+    }
+    cx.warning(
+        root.key_place("deploy"),
+        "[deploy] has no effect yet: updates over the air come with a later version",
+        "it is checked all the same; remove it to be rid of this warning".to_owned(),
+    );
+    let help = "write repository = \"https://updates.example/repo/\" or \"file:///media/usb/repo\"";
+    let repository = section.text_required(cx, "repository", help);
+    if let Some(repository) = &repository {
+        let rest = ["https://", "http://", "file://"]
+            .iter()
+            .find_map(|scheme| repository.value.strip_prefix(scheme));
+        if rest.is_none_or(str::is_empty) {
+            let message = format!("`{}` is no repository", repository.value);
+            cx.error(repository.place, message, help.to_owned());
+        }
+    }
+    let root_file = section.text_or(cx, "root", ROOT);
+    check_path(cx, &root_file);
+    let channel = section.text_or(cx, "channel", "stable");
+    check_name(cx, "channel", &channel.value, channel.place);
+    let poll = section.duration_or(cx, "poll", POLL_MIN..=POLL_MAX, POLL);
+    section.finish(cx);
+    Some(Deploy {
+        repository: repository?.value,
+        root: cx.resolve(&root_file.value),
+        channel: channel.value,
+        poll: poll.value,
+    })
+}
+
+fn modules(cx: &mut Checker, root: &mut Section<'_>) -> Modules {
+    let mut section = root.section(cx, "modules");
+    let dir = section.text_or(cx, "dir", MODULES_DIR);
+    check_path(cx, &dir);
+    let trusted_keys = section.texts(cx, "trusted-keys");
+    if trusted_keys.is_none() {
+        section.default(cx, "trusted-keys", "[]");
+    }
+    let trusted_keys = trusted_keys.unwrap_or_default();
+    for (index, key) in trusted_keys.iter().enumerate() {
+        if key.value.is_empty() {
+            cx.error(key.place, "an empty key", "remove it".to_owned());
+        } else if trusted_keys
+            .iter()
+            .take(index)
+            .any(|other| other.value == key.value)
+        {
+            cx.error(
+                key.place,
+                "the key is named twice",
+                "remove one of the two".to_owned(),
+            );
+        }
+    }
+    if !trusted_keys.is_empty() {
+        cx.warning(
+            section.key_place("trusted-keys"),
+            "`modules.trusted-keys` has no effect yet: signatures of local files come with a later version",
+            "until then local files run where allow-unsigned = true alone".to_owned(),
+        );
+    }
+    let allow_unsigned = section.flag(cx, "allow-unsigned", false);
+    if allow_unsigned.value {
+        cx.warning(
+            allow_unsigned.place,
+            "unsigned module files will run: whoever can write to `modules.dir` decides what this gateway does",
+            "on a gateway in the field write allow-unsigned = false".to_owned(),
+        );
+    }
+    section.finish(cx);
+    Modules {
+        dir: cx.resolve(&dir.value),
+        trusted_keys: trusted_keys.into_iter().map(|key| key.value).collect(),
+        allow_unsigned: allow_unsigned.value,
+    }
+}
+
+fn policy(cx: &mut Checker, root: &mut Section<'_>) -> Policy {
+    let mut section = root.section(cx, "policy");
+    let written = section.texts(cx, "grants");
+    if written.is_none() {
+        section.default(cx, "grants", &format!("{GRANTS:?}"));
+    }
+    section.finish(cx);
+    let Some(written) = written else {
+        return Policy {
+            grants: GRANTS.map(str::to_owned).to_vec(),
+        };
+    };
+    for (index, grant) in written.iter().enumerate() {
+        if !CAPABILITIES.contains(&grant.value.as_str()) {
+            let message = format!("`{}` is nothing that could be granted", grant.value);
+            cx.error(grant.place, message, suggest(&grant.value, &CAPABILITIES));
+        } else if written
+            .iter()
+            .take(index)
+            .any(|other| other.value == grant.value)
+        {
+            let message = format!("`{}` is granted twice", grant.value);
+            cx.error(grant.place, message, "remove one of the two".to_owned());
+        }
+    }
+    Policy {
+        grants: written.into_iter().map(|grant| grant.value).collect(),
+    }
+}
+
+fn check_path(cx: &mut Checker, path: &At<String>) {
+    if path.value.is_empty() || path.value.contains('\0') {
+        let message = format!("`{}` is no path", path.value.escape_debug());
+        cx.error(
+            path.place,
+            message,
+            "write an absolute path, or one relative to the main configuration file".to_owned(),
+        );
+    }
+}
+
+fn is_id_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')
+}
+
+/// Where every key is written.
+fn places(table: &Table) -> BTreeMap<String, Place> {
+    let mut found = BTreeMap::new();
+    let mut open: Vec<(String, &Node)> = Vec::new();
+    push_table(&mut open, "", table);
+    while let Some((path, node)) = open.pop() {
+        if found.len() >= PLACES {
+            break;
+        }
+        match &node.value {
+            Value::Table(table) => push_table(&mut open, &path, table),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    open.push((format!("{path}[{index}]"), item));
+                }
+            }
+            Value::Text(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Time(_) => {}
+        }
+        found.insert(path, node.place);
+    }
+    found
+}
+
+fn push_table<'a>(open: &mut Vec<(String, &'a Node)>, path: &str, table: &'a Table) {
+    for entry in &table.entries {
+        open.push((join(path, &entry.key), &entry.node));
+    }
+}

@@ -1,0 +1,532 @@
+//! From what is configured to what the stages are told: each crate has settings of its own, and only here are they
+//! known to each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use tidegate_domain::delivery::{SealedMessage, Window};
+use tidegate_domain::limits;
+use tidegate_domain::outcome::{MessageCounts, StateChange, reason};
+use tidegate_domain::series::SeriesFilter;
+use tidegate_domain::{Arrival, BatchOutcome};
+use tidegate_ingest as ingest;
+use tidegate_ingest::{Occurrence, SourceEvent};
+use tidegate_pipeline as pipeline;
+use tidegate_pipeline::decode::{As, DecodeConfig, Decoder, TimeUnit};
+use tidegate_pipeline::{
+    CodeOrigin, Grant, LoadedModule, OnFailure, Pipeline, Runtime, RuntimeConfig, Secret,
+    SlotConfig, SlotLimits, grants,
+};
+use tidegate_store as store;
+use tidegate_store::{Measures, SourceGap};
+use tidegate_uplink as uplink;
+use tidegate_uplink::OutboxError;
+
+use crate::config::{self, Config};
+use crate::writer::ToWriter;
+use crate::{clock, modules, wiring};
+
+/// Sources and pipelines that belong together: whoever shares a pipeline shares a worker.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// Indices into the configuration's sources.
+    pub(crate) sources: Vec<usize>,
+    /// Indices into the configuration's pipelines.
+    pub(crate) pipelines: Vec<usize>,
+}
+
+impl Group {
+    /// The pipelines that read a source, as indices into [`Group::pipelines`].
+    pub(crate) fn readers_of(&self, config: &Config, source: usize) -> Vec<usize> {
+        let reads = |pipeline: usize| config.pipelines[pipeline].from.contains(&source);
+        (0..self.pipelines.len())
+            .filter(|&index| reads(self.pipelines[index]))
+            .collect()
+    }
+}
+
+/// The connected sets of sources and pipelines, in the configuration's order. Every source is in one.
+pub(crate) fn connected(config: &Config) -> Vec<Group> {
+    let mut groups: Vec<Group> = (0..config.sources.len())
+        .map(|source| Group {
+            sources: vec![source],
+            ..Group::default()
+        })
+        .collect();
+    for (index, pipeline) in config.pipelines.iter().enumerate() {
+        let (readers, others): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|group| {
+            group
+                .sources
+                .iter()
+                .any(|source| pipeline.from.contains(source))
+        });
+        let mut merged = Group::default();
+        for group in readers {
+            merged.sources.extend(group.sources);
+            merged.pipelines.extend(group.pipelines);
+        }
+        merged.sources.sort_unstable();
+        merged.pipelines.sort_unstable();
+        merged.pipelines.push(index);
+        groups = others;
+        groups.push(merged);
+    }
+    groups.sort_by_key(|group| group.sources.first().copied());
+    groups
+}
+
+/// What the store is told.
+pub(crate) fn store_config(config: &Config) -> anyhow::Result<store::StoreConfig> {
+    let measures = config
+        .series
+        .iter()
+        .filter_map(|series| Some((series.glob.clone(), series.measure.clone()?)))
+        .collect();
+    Ok(store::StoreConfig {
+        path: wiring::database(config),
+        max_bytes: config.store.max_size,
+        max_age: config.store.max_age,
+        linger: config.store.linger,
+        lateness: limits::LATENESS,
+        sources: config
+            .sources
+            .iter()
+            .map(|source| source.name.clone())
+            .collect(),
+        pipelines: config
+            .pipelines
+            .iter()
+            .map(|pipeline| store::PipelineConfig {
+                name: pipeline.name.clone(),
+                window: pipeline.summary.as_ref().map(|summary| summary.window),
+                to: pipeline.to.iter().map(route).collect(),
+            })
+            .collect(),
+        uplinks: config
+            .uplinks
+            .iter()
+            .map(|uplink| store::UplinkConfig {
+                max_message_bytes: uplink.max_message,
+                linger: uplink.linger,
+                ..store::UplinkConfig::new(uplink.name.clone())
+            })
+            .collect(),
+        measures: Measures::new(measures).context("[series]")?,
+    })
+}
+
+fn route(route: &config::Route) -> store::Route {
+    store::Route {
+        uplink: route.uplink,
+        send: match route.send {
+            config::Send::Summary => store::Send::Summary,
+            config::Send::Readings => store::Send::Readings,
+            config::Send::Both => store::Send::Both,
+        },
+        priority: route.priority,
+    }
+}
+
+/// What a source is told. `had_session`: whether a broker is expected to know us.
+pub(crate) fn source_config(
+    source: &config::Source,
+    index: usize,
+    had_session: bool,
+) -> ingest::MqttConfig {
+    let config::SourceKind::Mqtt(mqtt) = &source.kind;
+    let broker = &mqtt.broker;
+    ingest::MqttConfig {
+        index,
+        name: source.name.clone(),
+        host: broker.host.clone(),
+        port: broker.port,
+        transport: ingest::Transport::Tcp,
+        version: match broker.version {
+            config::MqttVersion::V311 => ingest::Version::V311,
+            config::MqttVersion::V5 => ingest::Version::V5,
+        },
+        client_id: broker.client_id.clone(),
+        subscribe: mqtt
+            .subscribe
+            .iter()
+            .map(|subscription| ingest::Subscription {
+                filter: subscription.topic.clone(),
+                qos: if subscription.qos == 0 {
+                    ingest::Qos::AtMostOnce
+                } else {
+                    ingest::Qos::AtLeastOnce
+                },
+            })
+            .collect(),
+        credentials: broker.username.as_ref().map(|username| {
+            let password = broker
+                .password
+                .as_ref()
+                .map(|password| password.expose().clone().into_bytes());
+            ingest::Credentials::new(username.clone(), password)
+        }),
+        in_flight: mqtt.in_flight,
+        keep_alive: broker.keep_alive,
+        session_expiry: mqtt.session_expiry,
+        had_session,
+    }
+}
+
+/// Messages that a source sends without an acknowledgement.
+pub(crate) fn receive_window(source: &config::Source) -> u32 {
+    let config::SourceKind::Mqtt(mqtt) = &source.kind;
+    match mqtt.broker.version {
+        config::MqttVersion::V311 => u32::from(mqtt.in_flight),
+        config::MqttVersion::V5 => u32::from(ingest::RECEIVE_MAXIMUM),
+    }
+}
+
+/// What an uplink is told.
+pub(crate) fn uplink_config(
+    config: &Config,
+    index: usize,
+    modules: &[Arc<LoadedModule>],
+) -> uplink::MqttUplinkConfig {
+    let uplink = &config.uplinks[index];
+    let broker = &uplink.broker;
+    let version = match broker.version {
+        config::MqttVersion::V311 => uplink::Version::V311,
+        config::MqttVersion::V5 => uplink::Version::V5,
+    };
+    uplink::MqttUplinkConfig {
+        index,
+        name: uplink.name.clone(),
+        gateway: config.gateway.id.clone(),
+        host: broker.host.clone(),
+        port: broker.port,
+        transport: uplink::Transport::Plain,
+        version,
+        client_id: broker.client_id.clone(),
+        credentials: broker.username.clone().map(|username| uplink::Credentials {
+            username,
+            password_file: broker.password_file.clone(),
+        }),
+        topic: uplink.topic.clone(),
+        keep_alive: broker.keep_alive,
+        in_flight: Window {
+            messages: usize::from(uplink.in_flight),
+            ..uplink::default_window(version)
+        },
+        // A message is sealed at `max_message`; a single item above it makes one of its own. Room for the envelope.
+        max_packet: uplink.max_message + 2 * limits::OUTBOX_ITEM_BYTES,
+        reconnect: uplink::Reconnect::default(),
+        status: uplink::Status {
+            state: uplink::StatusState::Online,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot: clock::boot_id(),
+            clock_synced: clock::now().synced,
+            modules: modules.iter().map(|module| module_status(module)).collect(),
+        },
+    }
+}
+
+/// A module as the retained status message names it.
+fn module_status(module: &LoadedModule) -> serde_json::Value {
+    serde_json::json!({
+        "name": module.manifest.name,
+        "version": module.manifest.version,
+        "digest": module.inspection.digest.as_str(),
+        "state": "active",
+    })
+}
+
+/// The uplinks' view of the store.
+pub(crate) struct Outbox {
+    // A reader is one connection, and SQLite's connections belong to one thread at a time.
+    reader: Mutex<store::Reader>,
+    streams: Vec<String>,
+}
+
+impl Outbox {
+    pub(crate) fn new(reader: store::Reader, streams: Vec<String>) -> Self {
+        Self {
+            reader: Mutex::new(reader),
+            streams,
+        }
+    }
+
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&mut store::Reader) -> Result<T, store::ReadError>,
+    ) -> Result<T, OutboxError> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        read(&mut reader).map_err(OutboxError::new)
+    }
+}
+
+impl uplink::Outbox for Outbox {
+    fn next(
+        &self,
+        uplink: usize,
+        exclude: &[u64],
+        max_messages: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<SealedMessage>, OutboxError> {
+        self.read(|reader| reader.next_messages(uplink, exclude, max_messages, max_bytes))
+    }
+
+    fn last_sealed(&self, uplink: usize) -> Result<u64, OutboxError> {
+        self.read(|reader| reader.last_sealed_seq(uplink))
+    }
+
+    fn stream(&self, uplink: usize) -> String {
+        self.streams[uplink].clone()
+    }
+}
+
+/// What an event of a source changes in the store; the log hears of it here as well.
+pub(crate) fn record(source: &str, event: SourceEvent) -> Vec<ToWriter> {
+    let index = event.source;
+    match event.what {
+        Occurrence::Connected {
+            session_present, ..
+        } => {
+            tracing::info!(source, session_present, "connected");
+            Vec::new()
+        }
+        Occurrence::Disconnected { reason } => {
+            tracing::warn!(source, "disconnected: {reason}");
+            Vec::new()
+        }
+        Occurrence::SubscriptionRefused {
+            filter,
+            code,
+            reason,
+        } => {
+            tracing::error!(
+                source,
+                filter,
+                code,
+                "the broker refused the subscription: {reason}"
+            );
+            Vec::new()
+        }
+        Occurrence::SubscriptionDowngraded { filter } => {
+            tracing::warn!(
+                source,
+                filter,
+                "the broker granted QoS 0 alone: what it loses is lost"
+            );
+            Vec::new()
+        }
+        Occurrence::Cut {
+            topic,
+            length,
+            kept,
+        } => {
+            tracing::warn!(source, %topic, length, kept, "a payload was too long to be held and was cut");
+            Vec::new()
+        }
+        Occurrence::SessionLost { from, to } => {
+            tracing::error!(
+                source,
+                "the broker lost our session: what it held for us is gone, and nobody counted it"
+            );
+            vec![
+                SourceGap {
+                    source: index,
+                    from: from.unwrap_or(to).wall,
+                    to: to.wall,
+                    count: None,
+                    reason: reason::SESSION_LOST,
+                }
+                .into(),
+            ]
+        }
+        Occurrence::Overflow {
+            messages, from, to, ..
+        } => {
+            tracing::error!(
+                source,
+                messages,
+                "QoS 0 came faster than it could be taken in"
+            );
+            vec![
+                ToWriter::Input(overflow(index, messages, to)),
+                overflow_gap(index, messages, from, to).into(),
+            ]
+        }
+    }
+}
+
+/// Dropped messages were received all the same: the ledger counts them as both.
+fn overflow(source: usize, messages: u64, arrival: Arrival) -> store::Input {
+    BatchOutcome {
+        source,
+        arrival,
+        counts: MessageCounts {
+            received: messages,
+            dropped: BTreeMap::from([(reason::OVERFLOW, messages)]),
+            ..MessageCounts::default()
+        },
+        ..BatchOutcome::default()
+    }
+    .into()
+}
+
+fn overflow_gap(source: usize, messages: u64, from: Arrival, to: Arrival) -> SourceGap {
+    SourceGap {
+        source,
+        from: from.wall,
+        to: to.wall,
+        count: Some(messages),
+        reason: reason::OVERFLOW,
+    }
+}
+
+/// What the module runtime is told.
+pub(crate) fn runtime_config(config: &Config) -> anyhow::Result<RuntimeConfig> {
+    let state = &config.gateway.state_dir;
+    let compiler = std::env::current_exe()
+        .context("the daemon's own program, which also compiles, cannot be found")?;
+    Ok(RuntimeConfig::new(
+        state.join("cache"),
+        state.join("device-secret"),
+        compiler,
+    ))
+}
+
+/// The modules that the pipelines name, each loaded once.
+pub(crate) fn load_modules(
+    config: &Config,
+    runtime: &Runtime,
+) -> anyhow::Result<BTreeMap<String, Arc<LoadedModule>>> {
+    let mut loaded = BTreeMap::new();
+    for filter in config
+        .pipelines
+        .iter()
+        .flat_map(|pipeline| &pipeline.filters)
+    {
+        if loaded.contains_key(&filter.module) {
+            continue;
+        }
+        let module =
+            LoadedModule::load(runtime, modules::resolve(&filter.module, &config.modules)?)?;
+        tracing::info!(
+            module = module.manifest.name,
+            version = module.manifest.version,
+            digest = module.inspection.digest.as_str(),
+            "loaded {}",
+            code(module.code_origin())
+        );
+        loaded.insert(filter.module.clone(), Arc::new(module));
+    }
+    Ok(loaded)
+}
+
+fn code(origin: &CodeOrigin) -> String {
+    match origin {
+        CodeOrigin::Cache => "from the cache".to_owned(),
+        CodeOrigin::Compiled { reason } => format!("and compiled: {reason}"),
+    }
+}
+
+/// One pipeline's chain.
+pub(crate) fn pipeline(
+    config: &Config,
+    index: usize,
+    runtime: &Runtime,
+    loaded: &BTreeMap<String, Arc<LoadedModule>>,
+    state: &BTreeMap<String, StateChange>,
+) -> anyhow::Result<Pipeline> {
+    let pipeline = &config.pipelines[index];
+    let policy = policy(config)?;
+    let slots = pipeline
+        .filters
+        .iter()
+        .map(|filter| {
+            let module = loaded
+                .get(&filter.module)
+                .context("every named module was loaded")?;
+            Ok(slot(filter, module, &policy))
+        })
+        .collect::<anyhow::Result<Vec<SlotConfig>>>()?;
+    let chain = pipeline::PipelineConfig {
+        index,
+        name: pipeline.name.clone(),
+        select: SeriesFilter::new(&pipeline.series)?,
+        slots,
+    };
+    Ok(Pipeline::new(runtime, chain, state)?)
+}
+
+fn slot(
+    filter: &config::Filter,
+    module: &Arc<LoadedModule>,
+    policy: &BTreeSet<Grant>,
+) -> SlotConfig {
+    let defaults = SlotLimits::default();
+    // What the site writes for the slot is the ceiling for what the manifest wants.
+    let ceiling = SlotLimits {
+        memory_bytes: filter
+            .memory
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .unwrap_or(defaults.memory_bytes),
+        deadline: filter.deadline.unwrap_or(defaults.deadline),
+        ..defaults
+    };
+    SlotConfig {
+        filter: filter.name.clone(),
+        module: Arc::clone(module),
+        settings: filter.settings.clone(),
+        on_failure: match filter.on_failure {
+            config::OnFailure::Pass => OnFailure::Pass,
+            config::OnFailure::Drop => OnFailure::Drop,
+            config::OnFailure::Quarantine => OnFailure::Quarantine,
+        },
+        limits: SlotLimits::granted(&module.manifest.limits, &ceiling),
+        grants: grants::granted(&module.manifest, policy, !filter.secrets.is_empty()),
+        secrets: filter
+            .secrets
+            .iter()
+            .map(|(name, secret)| (name.clone(), Secret::new(secret.expose().clone())))
+            .collect(),
+    }
+}
+
+/// What the site lets any module have.
+fn policy(config: &Config) -> anyhow::Result<BTreeSet<Grant>> {
+    config
+        .policy
+        .grants
+        .iter()
+        .map(|grant| grant.parse().context("policy.grants"))
+        .collect()
+}
+
+/// How a source's messages become readings.
+pub(crate) fn decoder(source: &config::Source) -> anyhow::Result<Decoder> {
+    let (format, time) = match &source.decode {
+        config::Decode::Json { time } => (As::Json, time.as_ref()),
+        config::Decode::Text => (As::Text, None),
+        config::Decode::Csv {
+            columns,
+            separator,
+            time,
+        } => (
+            As::Csv {
+                columns: columns.clone(),
+                separator: *separator,
+            },
+            time.as_ref(),
+        ),
+    };
+    let decode = DecodeConfig {
+        format,
+        time_field: time.map(|time| time.field.clone()),
+        time_unit: time.map_or(TimeUnit::Millis, |time| match time.unit {
+            config::TimeUnit::Seconds => TimeUnit::Seconds,
+            config::TimeUnit::Milliseconds => TimeUnit::Millis,
+            config::TimeUnit::Microseconds => TimeUnit::Micros,
+            config::TimeUnit::Nanoseconds => TimeUnit::Nanos,
+            config::TimeUnit::Rfc3339 => TimeUnit::Rfc3339,
+        }),
+    };
+    Decoder::new(decode).with_context(|| format!("source `{}`", source.name))
+}

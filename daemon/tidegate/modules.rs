@@ -1,0 +1,97 @@
+//! Which module a name in the configuration means: what the site put into its module directory, else one of the
+//! factory modules that are built into the binary.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use tidegate_domain::limits::MODULE_FILE_BYTES;
+use tidegate_pipeline::{Manifest, Module, Origin};
+
+use crate::config;
+use crate::factory::FACTORY;
+
+/// Finds a module by its name.
+///
+/// # Errors
+/// Where no module has the name, its files cannot be read, its manifest does not fit, or this site does not let a
+/// local file run.
+pub(crate) fn resolve(name: &str, site: &config::Modules) -> anyhow::Result<Module> {
+    let local = site.dir.join(format!("{name}.wasm"));
+    if local
+        .try_exists()
+        .with_context(|| format!("cannot look for {}", local.display()))?
+    {
+        return local_module(&local, site);
+    }
+    let Some(factory) = FACTORY.iter().find(|module| module.name == name) else {
+        let known: Vec<&str> = FACTORY.iter().map(|module| module.name).collect();
+        bail!(
+            "no module is named `{name}`: {} does not exist, and the factory modules are {}",
+            local.display(),
+            known.join(", ")
+        );
+    };
+    let manifest = Manifest::parse(factory.manifest.as_bytes())
+        .with_context(|| format!("factory module `{name}`"))?;
+    Ok(Module {
+        manifest,
+        component: Bytes::from_static(factory.component),
+        origin: Origin::Factory,
+    })
+}
+
+/// A module from files: `<name>.wasm` with `<name>.json` beside it.
+///
+/// # Errors
+/// Where a file cannot be read or the manifest does not fit the component.
+pub(crate) fn from_files(component: &Path) -> anyhow::Result<Module> {
+    let manifest = component.with_extension("json");
+    let text = read_bounded(&manifest).context("a module needs its manifest beside it")?;
+    Ok(Module {
+        manifest: Manifest::parse(&text).with_context(|| format!("{}", manifest.display()))?,
+        component: read_bounded(component)?.into(),
+        origin: Origin::Local,
+    })
+}
+
+/// A file of at most the size that a module may have.
+///
+/// # Errors
+/// Where it cannot be read or is larger.
+pub(crate) fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut bytes = Vec::new();
+    file.take(MODULE_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.len() as u64 > MODULE_FILE_BYTES {
+        bail!(
+            "{} is larger than {MODULE_FILE_BYTES} bytes, the bound of a module file",
+            path.display()
+        );
+    }
+    Ok(bytes)
+}
+
+fn local_module(component: &Path, site: &config::Modules) -> anyhow::Result<Module> {
+    if !site.allow_unsigned {
+        bail!(
+            "{} is not signed by a key in `modules.trusted-keys`: remove the file to run the factory module of that \
+             name, or set `modules.allow-unsigned = true` to run it as it is",
+            component.display()
+        );
+    }
+    let module = from_files(component)?;
+    let name = component.file_stem().unwrap_or_default();
+    if name != module.manifest.name.as_str() {
+        bail!(
+            "{} has a manifest that names `{}`",
+            component.display(),
+            module.manifest.name
+        );
+    }
+    Ok(module)
+}

@@ -1,0 +1,732 @@
+//! What the gateway shows of itself: one picture out of what every stage counts.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tidegate_domain::Ledger;
+use tidegate_domain::outcome::Generation;
+use tidegate_ingest::{SourceHandle, SourceState};
+use tidegate_pipeline::{BreakerState, FilterSnapshot, LoadedModule, Origin, PipelineStats};
+use tidegate_status::view::{self, Readiness, Snapshot, View};
+use tidegate_store::{ClosedSummary, Committed, Recovered, StoreState, StoreStats};
+use tidegate_uplink::{LinkState, UplinkHandle};
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::config::{self, Config};
+use crate::log::RecentErrors;
+
+/// How often the rates are sampled, and over how many samples they are taken.
+const SAMPLE: Duration = Duration::from_secs(1);
+const SAMPLES: usize = 10;
+/// Commits over which the store's percentiles are taken.
+const COMMITS: usize = 256;
+/// Closed windows kept for the page.
+const SUMMARIES: usize = 600;
+/// A gateway whose writer is silent for so long has stopped.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What the writer said last.
+pub(crate) struct Observed {
+    ledger: Arc<Ledger>,
+    stats: StoreStats,
+    /// How long the latest commits took, and their rows.
+    commits: VecDeque<(Duration, u64)>,
+    summaries: VecDeque<Arc<ClosedSummary>>,
+    heard: Instant,
+}
+
+impl Observed {
+    /// Before the first commit: what the store recovered.
+    pub(crate) fn new(recovered: &Recovered) -> Self {
+        Self {
+            ledger: Arc::clone(&recovered.ledger),
+            stats: StoreStats {
+                windows_open: recovered.windows_open,
+                ..StoreStats::default()
+            },
+            commits: VecDeque::with_capacity(COMMITS),
+            summaries: VecDeque::new(),
+            heard: Instant::now(),
+        }
+    }
+
+    /// A commit succeeded.
+    pub(crate) fn commit(&mut self, committed: Committed) {
+        let rows = committed.stats.rows.saturating_sub(self.stats.rows);
+        if self.commits.len() == COMMITS {
+            self.commits.pop_front();
+        }
+        self.commits
+            .push_back((committed.stats.commit_latency, rows));
+        for summary in committed.summaries {
+            if self.summaries.len() == SUMMARIES {
+                self.summaries.pop_front();
+            }
+            self.summaries.push_back(summary);
+        }
+        self.ledger = committed.ledger;
+        self.stats = committed.stats;
+        self.heard = Instant::now();
+    }
+
+    /// A commit failed.
+    pub(crate) fn failed(&mut self, stats: StoreStats) {
+        self.stats = stats;
+    }
+}
+
+/// How far one worker is, for the watchdog.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// A batch is being decoded or filtered.
+    pub(crate) busy: AtomicBool,
+    /// Batches taken so far.
+    pub(crate) batches: AtomicU64,
+}
+
+/// One pipeline as the page needs it.
+pub(crate) struct PipelineView {
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) stats: Arc<PipelineStats>,
+}
+
+/// The parts of a running gateway that can be looked at.
+pub(crate) struct Observer {
+    pub(crate) config: Arc<Config>,
+    pub(crate) recent: RecentErrors,
+    pub(crate) observed: Arc<Mutex<Observed>>,
+    pub(crate) sources: Vec<SourceHandle>,
+    pub(crate) uplinks: Vec<UplinkHandle>,
+    /// In the configuration's order.
+    pub(crate) pipelines: Vec<PipelineView>,
+    pub(crate) modules: Vec<Arc<LoadedModule>>,
+    pub(crate) heartbeat: Arc<AtomicU64>,
+    pub(crate) workers: Vec<Arc<Progress>>,
+    pub(crate) sampled: Mutex<Sampled>,
+    pub(crate) stopping: Notify,
+    pub(crate) started: Instant,
+    /// Milliseconds since the epoch.
+    pub(crate) started_at: i64,
+}
+
+/// Counters at one moment.
+struct Sample {
+    at: Instant,
+    /// Messages by source.
+    received: Vec<u64>,
+    /// Readings in and out by pipeline.
+    selected: Vec<u64>,
+    stored: Vec<u64>,
+    /// Items by uplink.
+    delivered: Vec<u64>,
+}
+
+/// What only several looks at the counters can tell.
+#[derive(Default)]
+pub(crate) struct Sampled {
+    samples: VecDeque<Sample>,
+    /// Per source: the state when last looked at, since when, and when a message came last.
+    sources: Vec<Seen<view::SourceState>>,
+    uplinks: Vec<Seen<view::UplinkState>>,
+    /// Heartbeat of the writer and batches by worker when the watchdog looked last.
+    watched: Option<(u64, Vec<u64>)>,
+}
+
+#[derive(Clone, Copy)]
+struct Seen<S> {
+    state: S,
+    /// Milliseconds since the epoch.
+    since: i64,
+    count: u64,
+    counted: Option<Instant>,
+}
+
+impl Observer {
+    /// Samples the counters once a second until [`Observer::stop`].
+    pub(crate) async fn sample(&self) {
+        let mut ticks = tokio::time::interval(SAMPLE);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.take_sample(),
+                () = self.stopping.notified() => return,
+            }
+        }
+    }
+
+    /// Ends [`Observer::sample`].
+    pub(crate) fn stop(&self) {
+        self.stopping.notify_one();
+    }
+
+    /// Whether the data path moved since the last call.
+    ///
+    /// # Errors
+    /// What stands still.
+    pub(crate) fn progress(&self) -> Result<(), String> {
+        let beat = self.heartbeat.load(Ordering::Relaxed);
+        let batches: Vec<u64> = self
+            .workers
+            .iter()
+            .map(|worker| worker.batches.load(Ordering::Relaxed))
+            .collect();
+        let mut sampled = lock(&self.sampled);
+        let before = sampled.watched.replace((beat, batches.clone()));
+        let Some((beat_before, batches_before)) = before else {
+            return Ok(());
+        };
+        if beat == beat_before {
+            return Err("the writer makes no progress".to_owned());
+        }
+        let stuck = self
+            .workers
+            .iter()
+            .zip(batches.iter().zip(&batches_before))
+            .position(|(worker, (now, before))| {
+                worker.busy.load(Ordering::Relaxed) && now == before
+            });
+        match stuck {
+            Some(worker) => Err(format!("worker {worker} makes no progress")),
+            None => Ok(()),
+        }
+    }
+
+    fn take_sample(&self) {
+        let ledger = self.ledger();
+        let config = &self.config;
+        let source = |name: &str| ledger.sources.get(name).map_or(0, |counts| counts.received);
+        let pipeline = |name: &str| {
+            ledger
+                .pipelines
+                .get(name)
+                .map_or((0, 0), |counts| (counts.selected, counts.stored))
+        };
+        let uplink = |name: &str| {
+            ledger
+                .uplinks
+                .get(name)
+                .map_or(0, |counts| counts.delivered)
+        };
+        let sample = Sample {
+            at: Instant::now(),
+            received: config.sources.iter().map(|s| source(&s.name)).collect(),
+            selected: config
+                .pipelines
+                .iter()
+                .map(|p| pipeline(&p.name).0)
+                .collect(),
+            stored: config
+                .pipelines
+                .iter()
+                .map(|p| pipeline(&p.name).1)
+                .collect(),
+            delivered: config.uplinks.iter().map(|u| uplink(&u.name)).collect(),
+        };
+        let mut sampled = lock(&self.sampled);
+        if sampled.samples.len() > SAMPLES {
+            sampled.samples.pop_front();
+        }
+        sampled.samples.push_back(sample);
+        let now = clock::wall() / 1_000_000;
+        for (index, handle) in self.sources.iter().enumerate() {
+            let status = handle.status();
+            look(
+                &mut sampled.sources,
+                index,
+                source_state(&status.state),
+                status.received,
+                now,
+            );
+        }
+        for (index, handle) in self.uplinks.iter().enumerate() {
+            let status = handle.status();
+            look(
+                &mut sampled.uplinks,
+                index,
+                uplink_state(status.state),
+                status.delivered,
+                now,
+            );
+        }
+    }
+
+    fn source(
+        &self,
+        index: usize,
+        source: &config::Source,
+        ledger: &Ledger,
+        sampled: &Sampled,
+    ) -> view::SourceStatus {
+        let status = self.sources[index].status();
+        let counts = ledger
+            .sources
+            .get(&source.name)
+            .cloned()
+            .unwrap_or_default();
+        let config::SourceKind::Mqtt(mqtt) = &source.kind;
+        let seen = sampled.sources.get(index);
+        let now = clock::wall() / 1_000_000;
+        view::SourceStatus {
+            name: source.name.clone(),
+            kind: "mqtt".to_owned(),
+            url: url(&mqtt.broker),
+            state: source_state(&status.state),
+            since: seen.map_or(self.started_at, |seen| seen.since),
+            backing_off_until: match status.state {
+                SourceState::BackingOff { retry_in, .. } => {
+                    Some(now.saturating_add(millis(retry_in)))
+                }
+                SourceState::Connecting
+                | SourceState::Subscribed
+                | SourceState::Refused
+                | SourceState::Stopping
+                | SourceState::Stopped => None,
+            },
+            last_error: status
+                .refused
+                .first()
+                .map(|(filter, reason)| format!("subscription `{filter}`: {reason}"))
+                .or(status.last_error),
+            received: counts.received,
+            redelivered: counts.redelivered,
+            decoded: counts.decoded,
+            quarantined: counts.quarantined,
+            dropped: counts.dropped,
+            rate: sampled.rate(|sample| sample.received.get(index)),
+            in_flight: u64::from(status.in_flight),
+            receive_window: Some(status.receive_window),
+            last_message_age_seconds: seen
+                .and_then(|seen| seen.counted)
+                .map(|at| at.elapsed().as_secs_f64()),
+        }
+    }
+
+    fn pipeline(
+        &self,
+        index: usize,
+        pipeline: &config::Pipeline,
+        ledger: &Ledger,
+        sampled: &Sampled,
+    ) -> view::PipelineStatus {
+        let counts = ledger
+            .pipelines
+            .get(&pipeline.name)
+            .cloned()
+            .unwrap_or_default();
+        let running = &self.pipelines[index];
+        let slots = &running.generation.slots;
+        view::PipelineStatus {
+            name: pipeline.name.clone(),
+            from: pipeline
+                .from
+                .iter()
+                .map(|&source| self.config.sources[source].name.clone())
+                .collect(),
+            to: pipeline
+                .to
+                .iter()
+                .map(|route| self.config.uplinks[route.uplink].name.clone())
+                .collect(),
+            selected: counts.selected,
+            derived: counts.derived,
+            replayed: counts.replayed,
+            stored: counts.stored,
+            filtered: counts.filtered,
+            quarantined: counts.quarantined,
+            dropped: counts.dropped,
+            rate: sampled.rate(|sample| sample.selected.get(index)),
+            stored_rate: sampled.rate(|sample| sample.stored.get(index)),
+            generation: if slots.is_empty() {
+                String::new()
+            } else {
+                running.generation.id.clone()
+            },
+            filters: running
+                .stats
+                .filters
+                .iter()
+                .map(|filter| {
+                    let snapshot = filter.snapshot();
+                    let slot = slots.iter().find(|slot| slot.filter == snapshot.filter);
+                    filter_status(snapshot, slot.map_or("", |slot| &slot.digest))
+                })
+                .collect(),
+            windows_open: 0,
+        }
+    }
+
+    fn uplink(
+        &self,
+        index: usize,
+        uplink: &config::Uplink,
+        observed: &Observed,
+        sampled: &Sampled,
+    ) -> view::UplinkStatus {
+        let status = self.uplinks[index].status();
+        let counts = observed
+            .ledger
+            .uplinks
+            .get(&uplink.name)
+            .cloned()
+            .unwrap_or_default();
+        let outbox = observed
+            .stats
+            .outbox
+            .get(index)
+            .copied()
+            .unwrap_or_default();
+        let seen = sampled.uplinks.get(index);
+        view::UplinkStatus {
+            name: uplink.name.clone(),
+            url: url(&uplink.broker),
+            state: uplink_state(status.state),
+            since: seen.map_or(self.started_at, |seen| seen.since),
+            connected_since: status.connected_since.and_then(|at| {
+                let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+                Some(millis(since))
+            }),
+            backing_off_until: None,
+            queued: counts.queued,
+            delivered: counts.delivered,
+            waiting: counts.waiting,
+            evicted: counts.evicted,
+            rejected: counts.rejected,
+            messages_waiting: outbox.messages,
+            oldest_waiting_age_seconds: outbox.oldest.map(|at| {
+                let age = clock::wall().saturating_sub(at).max(0);
+                Duration::from_nanos(age.unsigned_abs()).as_secs_f64()
+            }),
+            in_flight: status.in_flight as u64,
+            rate: sampled.rate(|sample| sample.delivered.get(index)),
+            last_error: status.last_error,
+        }
+    }
+
+    fn store(&self, observed: &Observed) -> view::StoreStatus {
+        let stats = &observed.stats;
+        let mut latencies: Vec<Duration> = observed
+            .commits
+            .iter()
+            .map(|(latency, _)| *latency)
+            .collect();
+        latencies.sort_unstable();
+        let quantile = |share: usize| {
+            let last = latencies.len().checked_sub(1)?;
+            latencies.get(last * share / 100).map(Duration::as_secs_f64)
+        };
+        let rows: u64 = observed.commits.iter().map(|(_, rows)| rows).sum();
+        view::StoreStatus {
+            state: match stats.state {
+                StoreState::Healthy => view::StoreState::Healthy,
+                StoreState::Degraded => view::StoreState::Degraded,
+                StoreState::ReadOnly => view::StoreState::ReadOnly,
+                StoreState::Full => view::StoreState::Full,
+                StoreState::Corrupt => view::StoreState::Corrupt,
+            },
+            path: crate::wiring::database(&self.config).display().to_string(),
+            bytes: stats.database_bytes + stats.wal_bytes,
+            max_bytes: self.config.store.max_size,
+            wal_bytes: stats.wal_bytes,
+            history_rows: observed
+                .ledger
+                .pipelines
+                .values()
+                .map(|counts| counts.held)
+                .sum(),
+            oldest: None,
+            commits: stats.commits,
+            commit_p50_seconds: quantile(50),
+            commit_p99_seconds: quantile(99),
+            rows_per_commit: ratio(rows, observed.commits.len() as u64),
+            last_error: stats.last_error.clone(),
+        }
+    }
+
+    fn modules(&self) -> Vec<view::ModuleStatus> {
+        self.modules
+            .iter()
+            .map(|module| view::ModuleStatus {
+                name: module.manifest.name.clone(),
+                version: module.manifest.version.clone(),
+                digest: module.inspection.digest.as_str().to_owned(),
+                state: view::ModuleState::Active,
+                origin: match module.origin {
+                    Origin::Factory => view::ModuleOrigin::Factory,
+                    Origin::Local => view::ModuleOrigin::Local,
+                },
+                world: module.manifest.world.clone(),
+                size_bytes: module.inspection.size as u64,
+            })
+            .collect()
+    }
+
+    fn recent_errors(&self) -> Vec<view::ErrorGroup> {
+        self.recent
+            .latest()
+            .into_iter()
+            .map(|group| view::ErrorGroup {
+                time: group.time,
+                level: if group.level == tracing::Level::ERROR {
+                    view::ErrorLevel::Error
+                } else {
+                    view::ErrorLevel::Warn
+                },
+                target: group.target,
+                message: group.message,
+                count: group.count,
+            })
+            .collect()
+    }
+}
+
+impl View for Observer {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        let arrival = clock::now();
+        let observed = lock(&self.observed);
+        let sampled = lock(&self.sampled);
+        let ledger = &observed.ledger;
+        let sources: Vec<_> = self
+            .config
+            .sources
+            .iter()
+            .enumerate()
+            .map(|(i, s)| self.source(i, s, ledger, &sampled))
+            .collect();
+        let uplinks: Vec<_> = self
+            .config
+            .uplinks
+            .iter()
+            .enumerate()
+            .map(|(i, u)| self.uplink(i, u, &observed, &sampled))
+            .collect();
+        let store = self.store(&observed);
+        let degraded = store.state != view::StoreState::Healthy
+            || sources
+                .iter()
+                .any(|source| source.state != view::SourceState::Subscribed);
+        let held = |q: &tidegate_domain::ledger::QuarantineCounts| q.held;
+        Arc::new(Snapshot {
+            time: arrival.wall / 1_000_000,
+            gateway: view::GatewayStatus {
+                id: self.config.gateway.id.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                boot_id: clock::boot_id(),
+                started: self.started_at,
+                uptime_seconds: self.started.elapsed().as_secs(),
+                clock_synced: arrival.synced,
+                state: if degraded {
+                    view::GatewayState::Degraded
+                } else {
+                    view::GatewayState::Online
+                },
+                state_dir: self.config.gateway.state_dir.display().to_string(),
+            },
+            sources,
+            pipelines: self
+                .config
+                .pipelines
+                .iter()
+                .enumerate()
+                .map(|(i, p)| self.pipeline(i, p, ledger, &sampled))
+                .collect(),
+            store,
+            uplinks,
+            modules: self.modules(),
+            quarantine_total: ledger
+                .sources
+                .values()
+                .map(|c| held(&c.quarantine))
+                .sum::<u64>()
+                + ledger
+                    .pipelines
+                    .values()
+                    .map(|c| held(&c.quarantine))
+                    .sum::<u64>(),
+            recent_errors: self.recent_errors(),
+            recent_summaries: observed
+                .summaries
+                .iter()
+                .rev()
+                .map(|summary| summary_row(summary))
+                .collect(),
+        })
+    }
+
+    fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&lock(&self.observed).ledger)
+    }
+
+    fn ready(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        for (source, handle) in self.config.sources.iter().zip(&self.sources) {
+            match handle.status().state {
+                // Backing off is a state that the gateway keeps by itself: nobody has to wait for a broker.
+                SourceState::Subscribed | SourceState::BackingOff { .. } => {}
+                SourceState::Refused => {
+                    reasons.push(format!("source {}: a subscription is refused", source.name))
+                }
+                SourceState::Connecting => {
+                    reasons.push(format!("source {} is connecting", source.name))
+                }
+                SourceState::Stopping | SourceState::Stopped => {
+                    reasons.push(format!("source {} has been stopped", source.name));
+                }
+            }
+        }
+        let state = lock(&self.observed).stats.state;
+        if state != StoreState::Healthy {
+            reasons.push(format!("the store is {}", state.as_str()));
+        }
+        Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+        }
+    }
+
+    fn healthy(&self) -> Result<(), String> {
+        let silent = lock(&self.observed).heard.elapsed();
+        let beats = self.heartbeat.load(Ordering::Relaxed);
+        if beats == 0 && silent > SILENCE {
+            return Err(format!(
+                "the writer has not started after {} s",
+                silent.as_secs()
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Sampled {
+    /// Counts a second between the oldest and the newest sample.
+    fn rate(&self, of: impl Fn(&Sample) -> Option<&u64>) -> f64 {
+        let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else {
+            return 0.0;
+        };
+        let (Some(before), Some(after)) = (of(first), of(last)) else {
+            return 0.0;
+        };
+        let seconds = last.at.duration_since(first.at).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let count = after.saturating_sub(*before) as f64;
+        if seconds > 0.0 { count / seconds } else { 0.0 }
+    }
+}
+
+/// Notes a state's change and a count's growth.
+fn look<S: Copy + PartialEq>(
+    seen: &mut Vec<Seen<S>>,
+    index: usize,
+    state: S,
+    count: u64,
+    now: i64,
+) {
+    match seen.get_mut(index) {
+        Some(seen) => {
+            if seen.state != state {
+                seen.state = state;
+                seen.since = now;
+            }
+            if seen.count != count {
+                seen.count = count;
+                seen.counted = Some(Instant::now());
+            }
+        }
+        None => seen.push(Seen {
+            state,
+            since: now,
+            count,
+            counted: (count > 0).then(Instant::now),
+        }),
+    }
+}
+
+fn source_state(state: &SourceState) -> view::SourceState {
+    match state {
+        SourceState::Subscribed | SourceState::Stopping => view::SourceState::Subscribed,
+        SourceState::BackingOff { .. } => view::SourceState::BackingOff,
+        SourceState::Connecting | SourceState::Refused | SourceState::Stopped => {
+            view::SourceState::Connecting
+        }
+    }
+}
+
+fn uplink_state(state: LinkState) -> view::UplinkState {
+    match state {
+        LinkState::Connected => view::UplinkState::Connected,
+        LinkState::BackingOff { .. } => view::UplinkState::BackingOff,
+        LinkState::Connecting | LinkState::Stopped => view::UplinkState::Connecting,
+    }
+}
+
+fn filter_status(filter: FilterSnapshot, digest: &str) -> view::FilterStatus {
+    view::FilterStatus {
+        name: filter.filter,
+        module: filter.module,
+        version: filter.version,
+        digest: digest.to_owned(),
+        state: match filter.breaker {
+            BreakerState::Closed => view::FilterState::Running,
+            BreakerState::Open => view::FilterState::Tripped,
+        },
+        rows_in: filter.rows_in,
+        rows_out: filter.rows_out,
+        calls: filter.calls,
+        failures: view::FilterFailures {
+            trap: filter.traps,
+            timeout: filter.timeouts,
+            fault: filter.faults,
+            invalid: filter.invalid_outputs,
+        },
+        p50_seconds: (filter.calls > 0).then_some(filter.cpu_seconds_p50),
+        p99_seconds: (filter.calls > 0).then_some(filter.cpu_seconds_p99),
+        last_error: filter
+            .last_error
+            .map(|error| format!("{}: {}", error.reason, error.detail)),
+    }
+}
+
+fn summary_row(summary: &ClosedSummary) -> view::SummaryRow {
+    view::SummaryRow {
+        series: summary.series.to_string(),
+        pipeline: summary.pipeline.clone(),
+        from: summary.from,
+        to: summary.to,
+        count: summary.stats.count,
+        min: summary.stats.min,
+        max: summary.stats.max,
+        mean: summary.stats.mean,
+        last: summary.stats.last,
+        measure: summary.measure.clone(),
+    }
+}
+
+/// A broker's address without user name and password.
+fn url(broker: &config::Broker) -> String {
+    let scheme = if broker.tls { "mqtts" } else { "mqtt" };
+    let host = &broker.host;
+    if host.contains(':') {
+        format!("{scheme}://[{host}]:{}", broker.port)
+    } else {
+        format!("{scheme}://{host}:{}", broker.port)
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a mean for people")]
+fn ratio(sum: u64, count: u64) -> f64 {
+    if count == 0 {
+        0.0
+    } else {
+        sum as f64 / count as f64
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What the locks guard is whole after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

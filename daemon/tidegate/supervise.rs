@@ -1,0 +1,183 @@
+//! The life of the process: start, signals, reload, drain.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Config;
+use crate::log::RecentErrors;
+use crate::notify::{notify, watchdog_interval};
+use crate::wiring::{self, Gateway};
+
+/// How long draining may take.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Signals within this time are one.
+const SAME_WISH: Duration = Duration::from_millis(300);
+
+/// Why the gateway did not run to an orderly end.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// A restart would change nothing: exit code 78.
+    Unusable(anyhow::Error),
+    /// A restart may help: exit code 1.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Error {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        if matches!(
+            error.downcast_ref(),
+            Some(tidegate_store::OpenError::TooNew { .. })
+        ) {
+            return Self::Unusable(error);
+        }
+        Self::Failed(error)
+    }
+}
+
+/// What ends the present wiring.
+enum End {
+    Stop,
+    Reload(Box<Config>),
+    Failed(anyhow::Error),
+}
+
+/// Runs the gateway until a signal ends it. `reload` reads the configuration anew, on SIGHUP.
+///
+/// # Errors
+/// The gateway could not start, a stage ended by itself, or draining was not finished in time.
+pub(crate) fn run(
+    config: Config,
+    recent: RecentErrors,
+    reload: impl Fn() -> anyhow::Result<Config>,
+) -> Result<u8, Error> {
+    // Two threads carry the connections; filters and the store have threads of their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(supervise(config, recent, reload))
+}
+
+async fn supervise(
+    mut config: Config,
+    recent: RecentErrors,
+    reload: impl Fn() -> anyhow::Result<Config>,
+) -> Result<u8, Error> {
+    let mut signals = Signals::new()?;
+    loop {
+        let address = config.status.listen;
+        let listener = listen(&config)?;
+        let mut gateway = wiring::start(&Arc::new(config), listener, recent.clone())?;
+        tracing::info!("the gateway runs; its page is http://{address}/");
+        notify(&[NotifyState::Ready, NotifyState::Status("running")]);
+        let end = watch(&mut gateway, &mut signals, &reload).await;
+        notify(&[match end {
+            End::Reload(_) => NotifyState::Reloading,
+            End::Stop | End::Failed(_) => NotifyState::Stopping,
+        }]);
+        let stopped = tokio::select! {
+            stopped = gateway.stop(DRAIN) => stopped,
+            () = signals.second_stop() => {
+                tracing::warn!("a second signal ends the gateway at once; what was not acknowledged will come again");
+                return Ok(1);
+            }
+        };
+        match end {
+            End::Failed(error) => {
+                if let Err(also) = stopped {
+                    tracing::error!("draining was not finished: {also:#}");
+                }
+                return Err(Error::Failed(error));
+            }
+            End::Stop => {
+                stopped?;
+                tracing::info!("the gateway has drained and ends");
+                return Ok(0);
+            }
+            End::Reload(new) => {
+                stopped?;
+                config = *new;
+            }
+        }
+    }
+}
+
+/// Waits for what ends the present wiring, and feeds the watchdog meanwhile.
+async fn watch(
+    gateway: &mut Gateway,
+    signals: &mut Signals,
+    reload: &impl Fn() -> anyhow::Result<Config>,
+) -> End {
+    let observer = Arc::clone(gateway.observer());
+    let mut feed = tokio::time::interval(watchdog_interval().unwrap_or(Duration::from_secs(3600)));
+    loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop => return End::Stop,
+                Asked::Reload => match reload() {
+                    Ok(config) => return End::Reload(Box::new(config)),
+                    Err(error) => tracing::error!("the configuration is kept as it is: {error:#}"),
+                },
+            },
+            error = gateway.failed() => return End::Failed(error),
+            _ = feed.tick() => match observer.progress() {
+                Ok(()) => notify(&[NotifyState::Watchdog]),
+                Err(stuck) => tracing::error!("the watchdog is not fed: {stuck}"),
+            },
+        }
+    }
+}
+
+fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+    let address = config.status.listen;
+    let listener = TcpListener::bind(address).with_context(|| {
+        format!("the page cannot listen on {address}; choose another `status.listen`")
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next signal. Can be cancelled.
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    /// A second signal that asks for the end. One that comes with the first, from whoever signals a process and its
+    /// group, is the same wish. Can be cancelled.
+    async fn second_stop(&mut self) {
+        let first = Instant::now();
+        while self.next().await != Asked::Stop || first.elapsed() < SAME_WISH {}
+    }
+}

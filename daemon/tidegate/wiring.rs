@@ -1,0 +1,416 @@
+//! The whole path in one place: every thread, task and channel of the gateway is created in [`start`].
+//!
+//! ```text
+//! source task ──Received──▶ worker thread ──Outcome──▶ writer thread ──sealed──▶ uplink task
+//!      ▲                                                │   ▲                        │
+//!      └──────────────── acknowledge ───────────────────┘   └───────── Settled ──────┘
+//! ```
+//! Every channel is bounded. They form no cycle: the writer never waits for anyone; it calls the sources' and
+//! uplinks' handles, which do not block.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::DirBuilder;
+use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tidegate_domain::limits;
+use tidegate_ingest::{SourceEvent, SourceHandle};
+use tidegate_pipeline::{LoadedModule, Runtime};
+use tidegate_store::{Committed, Input, Store};
+use tidegate_uplink::UplinkHandle;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::log::RecentErrors;
+use crate::observe::{Observed, Observer, PipelineView, Progress};
+use crate::worker::{Careful, SourceStage, Worker};
+use crate::writer::{ToWriter, WriterThread};
+use crate::{clock, gateway};
+
+/// Outcomes that wait for the writer. When full, workers wait, and with them the sources.
+const OUTCOMES: usize = 16;
+/// Other changes that wait for the writer. When full, uplinks wait.
+const INBOX: usize = 256;
+/// Events of one source that wait; further ones are counted in the source's status alone.
+const EVENTS: usize = 64;
+/// The name of the writer's thread.
+const WRITER: &str = "writer";
+
+/// A gateway at work.
+pub(crate) struct Gateway {
+    sources: Vec<SourceHandle>,
+    uplinks: Vec<UplinkHandle>,
+    workers: Vec<JoinHandle<()>>,
+    inbox: mpsc::Sender<ToWriter>,
+    tasks: JoinSet<(String, anyhow::Result<()>)>,
+    stop_status: watch::Sender<bool>,
+    observer: Arc<Observer>,
+    ended: mpsc::Receiver<Ended>,
+}
+
+/// A thread that came to its end.
+struct Ended {
+    stage: String,
+    result: anyhow::Result<()>,
+}
+
+/// The store's file.
+pub(crate) fn database(config: &Config) -> PathBuf {
+    config.gateway.state_dir.join("tidegate.db")
+}
+
+/// Opens the store, loads the modules, and starts every stage.
+///
+/// # Errors
+/// Anything that keeps the gateway from working as configured. Nothing has been acknowledged then.
+pub(crate) fn start(
+    config: &Arc<Config>,
+    listener: TcpListener,
+    recent: RecentErrors,
+) -> anyhow::Result<Gateway> {
+    let runtime = tokio::runtime::Handle::current();
+
+    make_state_dir(&config.gateway.state_dir)?;
+
+    // The store comes first: what it recovered is what the filters go on with.
+    let store = Store::open(gateway::store_config(config)?, clock::now())?;
+    let recovered = store.recovered().clone();
+    let engine = Runtime::new(gateway::runtime_config(config)?)?;
+    let loaded = gateway::load_modules(config, &engine)?;
+    let modules: Vec<Arc<LoadedModule>> = loaded.values().cloned().collect();
+
+    let (outcomes, made) = mpsc::channel::<Input>(OUTCOMES);
+    let (inbox, writer_inbox) = mpsc::channel::<ToWriter>(INBOX);
+    let (ended_sender, ended) = mpsc::channel::<Ended>(config.sources.len() + 1);
+    let mut tasks = JoinSet::new();
+
+    // Uplinks: sealed messages out of the store, answers into the writer's inbox.
+    let mut uplinks = Vec::new();
+    for (index, uplink) in config.uplinks.iter().enumerate() {
+        let outbox = Arc::new(gateway::Outbox::new(
+            store.reader()?,
+            recovered.streams.clone(),
+        ));
+        let settings = gateway::uplink_config(config, index, &modules);
+        let (task, handle) = tidegate_uplink::mqtt(settings, outbox, inbox.clone())?;
+        let name = format!("uplink {}", uplink.name);
+        tasks.spawn_on(
+            async move { (name, task.run().await.map_err(Into::into)) },
+            &runtime,
+        );
+        uplinks.push(handle);
+    }
+
+    // Workers, with their sources: messages in, outcomes into the writer's inbox.
+    let mut sources = BTreeMap::new();
+    let mut pipelines = BTreeMap::new();
+    let mut workers = Vec::new();
+    let mut progress = Vec::new();
+    let unclean = if recovered.clean_exit {
+        0..0
+    } else {
+        0..config.sources.len()
+    };
+    let careful = Careful::new(unclean);
+    for group in gateway::connected(config) {
+        let (intake, received) = mpsc::channel(limits::SOURCE_QUEUE_MESSAGES);
+        let mut stages = HashMap::new();
+        for &index in &group.sources {
+            let source = &config.sources[index];
+            // A source that has received before has a session at its broker.
+            let had_session = recovered
+                .ledger
+                .sources
+                .get(&source.name)
+                .is_some_and(|counts| counts.received > 0);
+            let (events, happened) = mpsc::channel::<SourceEvent>(EVENTS);
+            let settings = gateway::source_config(source, index, had_session);
+            let (task, handle) = tidegate_ingest::mqtt(settings, intake.clone(), events)?;
+            let name = format!("source {}", source.name);
+            tasks.spawn_on(
+                async move { (name, task.run(clock::now).await.map_err(Into::into)) },
+                &runtime,
+            );
+            tasks.spawn_on(
+                record_events(source.name.clone(), happened, inbox.clone()),
+                &runtime,
+            );
+            let stage = SourceStage {
+                decoder: gateway::decoder(source)?,
+                pipelines: group.readers_of(config, index),
+                receive_window: gateway::receive_window(source),
+            };
+            stages.insert(index, stage);
+            sources.insert(index, handle);
+        }
+        let mut chains = Vec::new();
+        for &index in &group.pipelines {
+            let chain = gateway::pipeline(config, index, &engine, &loaded, &recovered.state)?;
+            let view = PipelineView {
+                generation: Arc::clone(chain.generation()),
+                stats: chain.stats(),
+            };
+            pipelines.insert(index, view);
+            chains.push(chain);
+        }
+        let working = Arc::new(Progress::default());
+        progress.push(Arc::clone(&working));
+        let worker = Worker {
+            intake: received,
+            outcomes: outcomes.clone(),
+            sources: stages,
+            pipelines: chains,
+            careful: careful.clone(),
+            progress: working,
+        };
+        let name = format!("worker {}", workers.len());
+        workers.push(spawn_thread(name, &ended_sender, move || {
+            worker.run();
+            Ok(())
+        })?);
+    }
+    let sources: Vec<SourceHandle> = sources.into_values().collect();
+
+    // The writer: outcomes and answers in; acknowledgements and sealed messages out, after the commit.
+    let observed = Arc::new(Mutex::new(Observed::new(&recovered)));
+    let heartbeat = Arc::new(AtomicU64::new(0));
+    let writer = WriterThread {
+        writer: store.into_writer(),
+        outcomes: made,
+        inbox: writer_inbox,
+        runtime: runtime.clone(),
+        heartbeat: Arc::clone(&heartbeat),
+        committed: {
+            let (sources, uplinks, observed) =
+                (sources.clone(), uplinks.clone(), Arc::clone(&observed));
+            move |committed: Committed| {
+                for (source, acks) in &committed.acks {
+                    sources[*source].acknowledge(acks);
+                }
+                for &uplink in &committed.sealed {
+                    uplinks[uplink].wake();
+                }
+                observed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .commit(committed);
+            }
+        },
+        failed: {
+            let observed = Arc::clone(&observed);
+            move |stats| {
+                observed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .failed(stats)
+            }
+        },
+    };
+    spawn_thread(WRITER.to_owned(), &ended_sender, move || Ok(writer.run()?))?;
+
+    // The status server: read-only views of all of it.
+    let observer = Arc::new(Observer {
+        config: Arc::clone(config),
+        recent,
+        observed,
+        sources: sources.clone(),
+        uplinks: uplinks.clone(),
+        pipelines: pipelines.into_values().collect(),
+        modules,
+        heartbeat,
+        workers: progress,
+        sampled: Mutex::default(),
+        stopping: Notify::new(),
+        started: Instant::now(),
+        started_at: clock::wall() / 1_000_000,
+    });
+    let (stop_status, stopped) = watch::channel(false);
+    let router = tidegate_status::router(observer.clone());
+    let listener =
+        tokio::net::TcpListener::from_std(listener).context("the status server's listener")?;
+    tasks.spawn_on(serve_status(listener, router, stopped), &runtime);
+    let sampled = Arc::clone(&observer);
+    tasks.spawn_on(
+        async move {
+            sampled.sample().await;
+            ("sampler".to_owned(), Ok(()))
+        },
+        &runtime,
+    );
+
+    Ok(Gateway {
+        sources,
+        uplinks,
+        workers,
+        inbox,
+        tasks,
+        stop_status,
+        observer,
+        ended,
+    })
+}
+
+impl Gateway {
+    /// What page and metrics show.
+    pub(crate) fn observer(&self) -> &Arc<Observer> {
+        &self.observer
+    }
+
+    /// Waits until a stage ends by itself, and says which. A gateway is whole or it ends: a restart loses nothing.
+    pub(crate) async fn failed(&mut self) -> anyhow::Error {
+        loop {
+            let (stage, result) = tokio::select! {
+                Some(ended) = self.ended.recv() => (ended.stage, ended.result),
+                Some(joined) = self.tasks.join_next() => match joined {
+                    Ok((stage, Ok(()))) if stage.starts_with("events of ") => continue,
+                    Ok(ended) => ended,
+                    Err(error) => ("a task".to_owned(), Err(error.into())),
+                },
+            };
+            return match result {
+                Ok(()) => anyhow::anyhow!("{stage} ended by itself"),
+                Err(error) => error.context(format!("{stage} ended")),
+            };
+        }
+    }
+
+    /// Drains: nothing more is taken in, what was taken is committed and acknowledged, then every connection is
+    /// closed. Windows stay open.
+    ///
+    /// # Errors
+    /// Something did not end within the deadline or could not be committed. What was not acknowledged comes again.
+    pub(crate) async fn stop(mut self, deadline: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + deadline;
+        for source in &self.sources {
+            source.stop_intake();
+        }
+        // Workers end when their sources' queues are empty and nobody can fill them.
+        let workers = std::mem::take(&mut self.workers);
+        let drained = tokio::task::spawn_blocking(move || {
+            workers.into_iter().all(|worker| worker.join().is_ok())
+        });
+        let drained = tokio::time::timeout_at(until.into(), drained).await;
+        for uplink in &self.uplinks {
+            uplink.stop();
+        }
+        let closed = tokio::time::timeout_at(until.into(), async {
+            self.inbox
+                .send(ToWriter::Close)
+                .await
+                .context("the writer had ended before")?;
+            loop {
+                let ended = self
+                    .ended
+                    .recv()
+                    .await
+                    .context("the writer ended without a word")?;
+                if ended.stage == WRITER {
+                    return ended
+                        .result
+                        .context("the last messages could not be committed and will come again");
+                }
+            }
+        })
+        .await;
+        for source in &self.sources {
+            source.finish();
+        }
+        self.stop_status.send_replace(true);
+        self.observer.stop();
+        drop(self.inbox);
+        let finished = tokio::time::timeout_at(until.into(), async {
+            while let Some(joined) = self.tasks.join_next().await {
+                match joined {
+                    Ok((stage, Err(error))) => {
+                        tracing::warn!("{stage} ended with an error: {error:#}")
+                    }
+                    Ok((_, Ok(()))) => {}
+                    Err(error) => tracing::warn!(%error, "a task ended badly"),
+                }
+            }
+        })
+        .await;
+        closed.context("the writer did not end in time")??;
+        anyhow::ensure!(
+            drained.context("the workers did not end in time")??,
+            "a worker ended badly"
+        );
+        finished.context("a connection did not end in time")
+    }
+}
+
+/// The state holds secrets and what the plant measured: for our own user alone.
+fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| {
+            format!(
+                "the state directory {} cannot be made; check `gateway.state-dir`",
+                dir.display()
+            )
+        })
+}
+
+async fn serve_status(
+    listener: tokio::net::TcpListener,
+    router: axum::Router,
+    mut stopped: watch::Receiver<bool>,
+) -> (String, anyhow::Result<()>) {
+    let stop = async move {
+        // An error means that the gateway is gone, which is a reason to stop as well.
+        stopped
+            .wait_for(|stop| *stop)
+            .await
+            .map(drop)
+            .unwrap_or_default();
+    };
+    let served = tidegate_status::serve(listener, router, stop).await;
+    (
+        "status server".to_owned(),
+        served.context("the status server"),
+    )
+}
+
+/// Writes what happened to a source into ledger, gaps and log, until the source ends.
+async fn record_events(
+    source: String,
+    mut happened: mpsc::Receiver<SourceEvent>,
+    inbox: mpsc::Sender<ToWriter>,
+) -> (String, anyhow::Result<()>) {
+    while let Some(event) = happened.recv().await {
+        for change in gateway::record(&source, event) {
+            if inbox.send(change).await.is_err() {
+                tracing::warn!(source, "the writer had ended before this could be recorded");
+            }
+        }
+    }
+    (format!("events of {source}"), Ok(()))
+}
+
+fn spawn_thread(
+    stage: String,
+    ended: &mpsc::Sender<Ended>,
+    run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<JoinHandle<()>> {
+    let ended = ended.clone();
+    std::thread::Builder::new()
+        .name(stage.clone())
+        .spawn(move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked; see the log")));
+            // One place for every thread: this cannot be full, and a closed channel means the end of the process.
+            if ended.try_send(Ended { stage, result }).is_err() {
+                tracing::debug!("nobody waits for the end of a thread any more");
+            }
+        })
+        .context("cannot start a thread")
+}

@@ -1,0 +1,318 @@
+//! The stage between sources and store: takes what a source has waiting, decodes it, runs every pipeline that reads
+//! the source, and hands over what the batch became.
+//!
+//! One worker serves one connected set of sources and pipelines, on a thread of its own, so that a filter that
+//! uses up its deadline delays only those who share a pipeline with it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tidegate_domain::limits::{ATTEMPTS, BATCH_BYTES, BATCH_ROWS, QUARANTINE_BYTES};
+use tidegate_domain::outcome::{MessageCounts, QuarantinedMessage, reason};
+use tidegate_domain::{BatchOutcome, Message};
+use tidegate_ingest::Received;
+use tidegate_pipeline::Pipeline;
+use tidegate_pipeline::decode::{DecodeFailure, Decoder};
+use tidegate_store::Input;
+use tokio::sync::mpsc;
+
+use crate::observe::Progress;
+
+/// How long to wait before an attempt that could not be put on record is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// One connected set of sources and pipelines.
+pub(crate) struct Worker {
+    /// What its sources received.
+    pub(crate) intake: mpsc::Receiver<Received>,
+    /// The writer's.
+    pub(crate) outcomes: mpsc::Sender<Input>,
+    /// Its sources, by their index in the configuration.
+    pub(crate) sources: HashMap<usize, SourceStage>,
+    /// Its pipelines.
+    pub(crate) pipelines: Vec<Pipeline>,
+    /// After an unclean exit: redelivered messages are tried one by one.
+    pub(crate) careful: Careful,
+    /// For the watchdog.
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// What a worker knows of one of its sources.
+pub(crate) struct SourceStage {
+    pub(crate) decoder: Decoder,
+    /// Indices into [`Worker::pipelines`].
+    pub(crate) pipelines: Vec<usize>,
+    /// Messages that the source sends without an acknowledgement.
+    pub(crate) receive_window: u32,
+}
+
+/// Trying redelivered messages one at a time, for the whole process, so that the message that kills it is known.
+#[derive(Clone)]
+pub(crate) struct Careful {
+    /// Held while one message is tried.
+    turn: Arc<Mutex<()>>,
+    /// Sources that have not yet sent anything new since the start.
+    sources: HashSet<usize>,
+}
+
+impl Careful {
+    /// Tries what these sources redeliver; none after a clean exit.
+    pub(crate) fn new(sources: impl IntoIterator<Item = usize>) -> Self {
+        Self {
+            turn: Arc::default(),
+            sources: sources.into_iter().collect(),
+        }
+    }
+}
+
+/// The writer has ended, and with it the daemon.
+struct WriterGone;
+
+impl Worker {
+    /// Works until the sources have ended and everything that they sent is handed over.
+    pub(crate) fn run(mut self) {
+        let mut waiting = Vec::with_capacity(BATCH_ROWS);
+        loop {
+            if self.intake.blocking_recv_many(&mut waiting, BATCH_ROWS) == 0 {
+                return;
+            }
+            for batch in batches(waiting.drain(..), origin) {
+                if self.take(batch).is_err() {
+                    tracing::error!(
+                        "the writer has ended; what was not committed will be redelivered"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes one batch of one source to the writer.
+    fn take(&mut self, batch: Vec<Received>) -> Result<(), WriterGone> {
+        let Some(source) = batch.first().map(|received| received.message.source) else {
+            return Ok(());
+        };
+        if !self.careful.sources.contains(&source) {
+            let outcome = self.process(source, &messages(batch));
+            return self.hand_over(outcome);
+        }
+        for received in batch {
+            if received.message.redelivered {
+                self.try_alone(received)?;
+            } else {
+                // A broker sends again before it sends on: what was in flight at the crash is through.
+                self.careful.sources.remove(&source);
+                let outcome = self.process(source, &[received.message]);
+                self.hand_over(outcome)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Processes one redelivered message with its attempt on record, or sets it aside after too many of them.
+    fn try_alone(&mut self, received: Received) -> Result<(), WriterGone> {
+        let turn = Arc::clone(&self.careful.turn);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = received.message;
+        let digest = digest(&message);
+        // Whatever came before is committed with the record, so that no other message is under suspicion.
+        let attempt = loop {
+            let (reply, attempt) = std::sync::mpsc::sync_channel(1);
+            self.send(Input::Attempt { digest, reply })?;
+            match attempt.recv() {
+                Ok(attempt) => break attempt,
+                Err(_) => std::thread::sleep(ASK_AGAIN),
+            }
+        };
+        let mut outcome = if attempt >= ATTEMPTS {
+            tracing::error!(
+                topic = %message.topic,
+                "the daemon ended {} times while it worked on this message; it goes to quarantine undecoded",
+                ATTEMPTS - 1
+            );
+            undecoded(&message)
+        } else {
+            self.process(message.source, std::slice::from_ref(&message))
+        };
+        outcome.attempts_done.push(digest);
+        self.hand_over(outcome)
+    }
+
+    /// Decodes messages of one source and runs its pipelines on them.
+    fn process(&mut self, source: usize, messages: &[Message]) -> BatchOutcome {
+        let mut outcome = outcome_of(source, messages);
+        let Some(stage) = self.sources.get_mut(&source) else {
+            return outcome;
+        };
+        outcome.receive_window = stage.receive_window;
+        self.progress.busy.store(true, Ordering::Relaxed);
+        if stage.pipelines.is_empty() {
+            outcome
+                .counts
+                .dropped
+                .insert(reason::NO_PIPELINE, outcome.counts.received);
+            return outcome;
+        }
+        #[cfg(feature = "test-faults")]
+        crate::faults::die_on_poison(messages);
+        let decoded = stage.decoder.decode(messages);
+        outcome.counts.decoded = outcome.counts.received - decoded.failures.len() as u64;
+        outcome.counts.quarantined = decoded.failures.len() as u64;
+        for (index, failure) in decoded.failures {
+            if let Some(message) = messages.get(index) {
+                outcome.quarantined.push(quarantined(message, failure));
+            }
+        }
+        for &index in &stage.pipelines {
+            if let Some(pipeline) = self.pipelines.get_mut(index) {
+                outcome.pipelines.push(pipeline.run(
+                    &decoded.batch,
+                    outcome.arrival,
+                    Instant::now(),
+                ));
+            }
+        }
+        outcome
+    }
+
+    fn hand_over(&self, outcome: BatchOutcome) -> Result<(), WriterGone> {
+        self.send(Input::Outcome(Box::new(outcome)))
+    }
+
+    fn send(&self, input: Input) -> Result<(), WriterGone> {
+        // Waiting for the writer is no work that could be stuck here.
+        self.progress.busy.store(false, Ordering::Relaxed);
+        self.progress.batches.fetch_add(1, Ordering::Relaxed);
+        self.outcomes.blocking_send(input).map_err(|_| WriterGone)
+    }
+}
+
+/// The source of a message and its size in bytes.
+fn origin(received: &Received) -> (usize, usize) {
+    (received.message.source, received.message.payload.len())
+}
+
+/// Cuts what waited into batches of one source and a bounded size each, in order of arrival within a source.
+fn batches<T>(
+    waiting: impl Iterator<Item = T>,
+    origin: impl Fn(&T) -> (usize, usize),
+) -> Vec<Vec<T>> {
+    let mut done = Vec::new();
+    let mut open: Vec<(usize, usize, Vec<T>)> = Vec::new();
+    for received in waiting {
+        let (source, bytes) = origin(&received);
+        let index = open
+            .iter()
+            .position(|(other, _, _)| *other == source)
+            .unwrap_or_else(|| {
+                open.push((source, 0, Vec::new()));
+                open.len() - 1
+            });
+        let (_, size, batch) = &mut open[index];
+        if !batch.is_empty() && *size + bytes > BATCH_BYTES {
+            done.push(std::mem::take(batch));
+            *size = 0;
+        }
+        *size += bytes;
+        batch.push(received);
+    }
+    done.extend(open.into_iter().map(|(_, _, batch)| batch));
+    done
+}
+
+/// The messages alone: the queue's room is given back, as the batch now counts against the batch's own bound.
+fn messages(batch: Vec<Received>) -> Vec<Message> {
+    batch.into_iter().map(|received| received.message).collect()
+}
+
+/// An outcome that knows what came in and nothing of what became of it.
+fn outcome_of(source: usize, messages: &[Message]) -> BatchOutcome {
+    BatchOutcome {
+        source,
+        arrival: messages
+            .iter()
+            .map(|message| message.arrival)
+            .max()
+            .unwrap_or_default(),
+        acks: messages.iter().filter_map(|message| message.ack).collect(),
+        bytes: messages.iter().map(|message| message.payload.len()).sum(),
+        counts: MessageCounts {
+            received: messages.len() as u64,
+            redelivered: messages
+                .iter()
+                .filter(|message| message.redelivered)
+                .count() as u64,
+            ..MessageCounts::default()
+        },
+        ..BatchOutcome::default()
+    }
+}
+
+fn undecoded(message: &Message) -> BatchOutcome {
+    let mut outcome = outcome_of(message.source, std::slice::from_ref(message));
+    outcome.counts.quarantined = 1;
+    outcome.quarantined.push(quarantined(
+        message,
+        DecodeFailure {
+            reason: reason::ATTEMPTS,
+            detail: format!(
+                "the daemon ended {} times while it worked on this message",
+                ATTEMPTS - 1
+            ),
+        },
+    ));
+    outcome
+}
+
+fn quarantined(message: &Message, failure: DecodeFailure) -> QuarantinedMessage {
+    QuarantinedMessage {
+        topic: Arc::clone(&message.topic),
+        payload: message
+            .payload
+            .slice(..message.payload.len().min(QUARANTINE_BYTES)),
+        length: message.payload.len() as u64,
+        reason: failure.reason,
+        detail: failure.detail,
+        arrival: message.arrival,
+    }
+}
+
+/// SHA-256 over topic and payload, which identifies a message across deliveries.
+fn digest(message: &Message) -> [u8; 32] {
+    Sha256::new()
+        .chain_update((message.topic.len() as u64).to_le_bytes())
+        .chain_update(message.topic.as_bytes())
+        .chain_update(&message.payload)
+        .finalize()
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_holds_one_source_and_at_most_its_bytes() {
+        let waiting = [
+            (0, 10),
+            (1, BATCH_BYTES),
+            (0, BATCH_BYTES - 10),
+            (0, 1),
+            (1, BATCH_BYTES + 1),
+        ];
+        let mut batches = batches(waiting.into_iter(), |message| *message);
+        batches.sort();
+        assert_eq!(
+            batches,
+            [
+                vec![(0, 1)],
+                vec![(0, 10), (0, BATCH_BYTES - 10)],
+                vec![(1, BATCH_BYTES)],
+                vec![(1, BATCH_BYTES + 1)]
+            ]
+        );
+    }
+}

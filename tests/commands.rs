@@ -1,0 +1,291 @@
+//! The commands beside `run`, as a person meets them.
+
+mod support;
+
+use support::{
+    Broker, Daemon, Site, components, configuration, hostile_components, run, run_refused,
+    tidegate, verify,
+};
+
+#[test]
+fn check_names_all_five_mistakes() {
+    let site = Site::new();
+    let config = site.write(
+        "tidegate.toml",
+        r#"[gateway]
+id = "gw-1"
+
+[store]
+max-sise = "512MiB"
+linger = "100 parsecs"
+
+[source.plant]
+kind = "mqtt"
+url = "mqtt://127.0.0.1:1883"
+subscribe = [{ topic = "plant/+/+", qos = 2 }]
+
+[pipeline.temperature]
+from = ["plnt"]
+to = [{ uplink = "cloud" }]
+"#,
+    );
+    let output = tidegate()
+        .args(["check", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    for (place, words) in [
+        (":5:1", "max-size"),
+        (":6:10", "100 parsecs"),
+        (":11:", "qos"),
+        (":14:9", "plant"),
+        (":15:", "cloud"),
+    ] {
+        assert!(text.contains(place), "no problem at {place} in\n{text}");
+        assert!(text.contains(words), "nothing says {words} in\n{text}");
+    }
+    assert!(text.contains("^^^^"), "the text is underlined:\n{text}");
+    let output = tidegate()
+        .args(["check", "--json", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let problems: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let errors = problems
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|problem| problem["severity"] == "error");
+    assert_eq!(errors.count(), 5, "{problems}");
+
+    let output = run_refused(&config);
+    assert_eq!(
+        output.status.code(),
+        Some(78),
+        "the daemon does not start with it"
+    );
+}
+
+#[test]
+fn the_example_configuration_has_no_error() {
+    let output = run(&[
+        "check",
+        "--config",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/config/tidegate.toml"),
+    ]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
+#[test]
+fn inspect_names_what_a_component_wants() {
+    let file = components().join("anomaly.wasm");
+    let output = run(&["module", "inspect", "--json", file.to_str().unwrap()]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let imports: Vec<&str> = found["imports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|import| import.as_str().unwrap())
+        .collect();
+    assert!(imports.contains(&"tidegate:module/alarm@0.1.0"), "{found}");
+    assert!(
+        !imports.iter().any(|import| import.starts_with("wasi:")),
+        "{found}"
+    );
+    let digest = std::process::Command::new("sha256sum")
+        .arg(&file)
+        .output()
+        .unwrap();
+    let digest = String::from_utf8_lossy(&digest.stdout)[..64].to_owned();
+    assert_eq!(found["digest"], format!("sha256:{digest}"));
+
+    let garbage = Site::new();
+    let file = garbage.write("garbage.wasm", "\0asm, but no more than that");
+    let output = run(&["module", "inspect", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("garbage.wasm"));
+}
+
+#[test]
+fn every_factory_module_passes_its_vectors_in_the_production_engine() {
+    for name in ["anomaly", "deadband", "dedupe", "range", "redact", "scale"] {
+        let file = components().join(format!("{name}.wasm"));
+        let output = run(&["module", "test", file.to_str().unwrap()]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success(),
+            "{name}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            text.contains("passed") && !text.contains("FAILED"),
+            "{text}"
+        );
+    }
+    let file = hostile_components().join("greedy.wasm");
+    let output = run(&["module", "test", file.to_str().unwrap()]);
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "no default policy grants a secret"
+    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains("tidegate:module/secrets@0.1.0"));
+}
+
+#[test]
+fn a_module_that_wants_too_much_is_refused_by_name() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(
+        &site,
+        &broker,
+        &format!(
+            "[modules]\nallow-unsigned = true\ndir = \"{}\"\n[pipeline.p]\nfrom = [\"plant\"]\n\
+             filters = [{{ module = \"greedy\" }}]\n",
+            hostile_components().display()
+        ),
+    );
+    let output = run_refused(&config);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("tidegate:module/secrets@0.1.0"), "{text}");
+}
+
+#[test]
+fn an_unsigned_local_module_does_not_run() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(
+        &site,
+        &broker,
+        &format!(
+            "[modules]\ndir = \"{}\"\n[pipeline.p]\nfrom = [\"plant\"]\nfilters = [{{ module = \"trap\" }}]\n",
+            hostile_components().display()
+        ),
+    );
+    let output = run_refused(&config);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("allow-unsigned"));
+}
+
+#[test]
+fn verify_finds_a_row_that_is_gone() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(&site, &broker, "[pipeline.p]\nfrom = [\"plant\"]\n");
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/line1", (0..100).map(support::numbered));
+    daemon.wait_received("plant", 100);
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+
+    let database = rusqlite::Connection::open(site.path("state/tidegate.db")).unwrap();
+    assert!(
+        database
+            .execute(
+                "DELETE FROM history WHERE id = (SELECT min(id) FROM history)",
+                []
+            )
+            .unwrap()
+            > 0
+    );
+    drop(database);
+    let (code, report) = verify(&config);
+    assert_eq!(code, 1);
+    assert_eq!(report["balanced"], false);
+    assert!(
+        !report["differences"].as_array().unwrap().is_empty(),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_left_alone() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(&site, &broker, "");
+    let mut daemon = Daemon::start(&config);
+    assert_eq!(daemon.stop(), 0);
+    let path = site.path("state/tidegate.db");
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "user_version", 4242)
+        .unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let output = run_refused(&config);
+    assert_eq!(
+        output.status.code(),
+        Some(78),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("4242"));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_garbage_store_is_named_and_not_touched() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(&site, &broker, "");
+    let path = site.write("state/tidegate.db", &"this is no database\n".repeat(500));
+    let output = run_refused(&config);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("tidegate.db"));
+    assert!(
+        std::fs::read_to_string(&path)
+            .unwrap()
+            .starts_with("this is no database")
+    );
+}
+
+#[test]
+fn status_and_ledger_speak_for_a_running_gateway() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(&site, &broker, "[pipeline.p]\nfrom = [\"plant\"]\n");
+    let daemon = Daemon::start(&config);
+    broker.publish("plant/line1", (0..10).map(support::numbered));
+    daemon.wait_received("plant", 10);
+    let listen = format!("\"127.0.0.1:{}\"", daemon.http);
+    let output = tidegate()
+        .args(["status", "--config"])
+        .arg(&config)
+        .env("TIDEGATE__STATUS__LISTEN", listen)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("gw-test") && text.contains("10 received"),
+        "{text}"
+    );
+    let output = tidegate()
+        .args(["ledger", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("10 messages received = 10 decoded"), "{text}");
+    assert!(text.contains("balances"), "{text}");
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn demo_balances() {
+    let output = run(&["demo", "--for", "8s"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(text.contains("http://127.0.0.1:"), "{text}");
+    assert!(text.contains("the ledger balances"), "{text}");
+    assert!(text.contains("on average"), "a summary in words:\n{text}");
+}
