@@ -14,6 +14,7 @@ lint: modules ## formatting and lints, no warning allowed
 	cargo fmt --all --check
 	cd modules && cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets --features test-faults -- -D warnings
+	cd modules && CARGO_TARGET_DIR=target cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 
 unit: modules ## tests of each crate and of each module against its golden vectors
 	cargo test --locked --workspace --exclude tidegate

@@ -2,10 +2,6 @@
 //!
 //! They are taken as built, from `modules/target/components` or from where `TIDEGATE_MODULES` says: building WebAssembly in
 //! here would need another target and another linker in the middle of the daemon's own build.
-#![expect(
-    clippy::print_stdout,
-    reason = "this is how a build script speaks to cargo"
-)]
 
 use std::error::Error;
 use std::fmt::Write as _;

@@ -1,4 +1,13 @@
 //! The commands beside `run`, as a person meets them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
+    reason = "a panic is a test's report, and its figures are small"
+)]
 
 mod support;
 
@@ -66,6 +75,36 @@ to = [{ uplink = "cloud" }]
         Some(78),
         "the daemon does not start with it"
     );
+}
+
+#[test]
+fn check_knows_modules_and_their_settings() {
+    let site = Site::new();
+    let config = site.write(
+        "tidegate.toml",
+        r#"[source.plant]
+kind = "mqtt"
+url = "mqtt://127.0.0.1:1883"
+subscribe = [{ topic = "plant/#" }]
+
+[pipeline.p]
+from = ["plant"]
+filters = [
+  { module = "rnage" },
+  { module = "deadband", settings = { widht = 1 } },
+]
+"#,
+    );
+    let output = tidegate()
+        .args(["check", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    for words in [":9:14", "no module is named `rnage`", ":10:37", "widht"] {
+        assert!(text.contains(words), "nothing says {words} in\n{text}");
+    }
 }
 
 #[test]
@@ -170,7 +209,7 @@ fn an_unsigned_local_module_does_not_run() {
         ),
     );
     let output = run_refused(&config);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains("allow-unsigned"));
 }
 

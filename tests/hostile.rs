@@ -1,4 +1,13 @@
 //! What goes wrong beside healthy traffic: bad payloads, bad filters, bad files, lost sessions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
+    reason = "a panic is a test's report, and its figures are small"
+)]
 
 mod support;
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tidegate_domain::limits::MODULE_FILE_BYTES;
 use tidegate_pipeline::{Manifest, Module, Origin};
 
-use crate::config;
+use crate::config::{self, Config, Problems};
 use crate::factory::FACTORY;
 
 /// Finds a module by its name.
@@ -41,6 +41,37 @@ pub(crate) fn resolve(name: &str, site: &config::Modules) -> anyhow::Result<Modu
         component: Bytes::from_static(factory.component),
         origin: Origin::Factory,
     })
+}
+
+/// Adds what is wrong with the modules that a configuration names and with their settings.
+pub(crate) fn check(config: &Config, problems: &mut Problems) {
+    for pipeline in &config.pipelines {
+        for (index, filter) in pipeline.filters.iter().enumerate() {
+            let key = format!("pipeline.{}.filters[{index}]", pipeline.name);
+            match resolve(&filter.module, &config.modules) {
+                Ok(module) => {
+                    for problem in module.manifest.settings_problems(&filter.settings) {
+                        let help = format!(
+                            "`tidegate module list --json` shows what `{}` takes",
+                            filter.module
+                        );
+                        problems.error(
+                            config.place(&format!("{key}.settings")),
+                            problem,
+                            Some(help),
+                        );
+                    }
+                }
+                Err(error) => {
+                    problems.error(
+                        config.place(&format!("{key}.module")),
+                        format!("{error:#}"),
+                        None,
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// A module from files: `<name>.wasm` with `<name>.json` beside it.

@@ -307,10 +307,13 @@ impl Observer {
         &self,
         index: usize,
         pipeline: &config::Pipeline,
-        ledger: &Ledger,
+        observed: &Observed,
         sampled: &Sampled,
     ) -> view::PipelineStatus {
-        let counts = ledger
+        let windows = &observed.stats.windows_by_pipeline;
+        let windows_open = windows.get(index).copied().unwrap_or_default();
+        let counts = observed
+            .ledger
             .pipelines
             .get(&pipeline.name)
             .cloned()
@@ -353,7 +356,7 @@ impl Observer {
                     filter_status(snapshot, slot.map_or("", |slot| &slot.digest))
                 })
                 .collect(),
-            windows_open: 0,
+            windows_open,
         }
     }
 
@@ -435,7 +438,7 @@ impl Observer {
                 .values()
                 .map(|counts| counts.held)
                 .sum(),
-            oldest: None,
+            oldest: stats.oldest.map(|at| at / 1_000_000),
             commits: stats.commits,
             commit_p50_seconds: quantile(50),
             commit_p99_seconds: quantile(99),
@@ -529,7 +532,7 @@ impl View for Observer {
                 .pipelines
                 .iter()
                 .enumerate()
-                .map(|(i, p)| self.pipeline(i, p, ledger, &sampled))
+                .map(|(i, p)| self.pipeline(i, p, &observed, &sampled))
                 .collect(),
             store,
             uplinks,

@@ -3,6 +3,15 @@
 //! mosquitto holds a backlog for a persistent session; whoever takes the session drains it at QoS 1. The reference is a
 //! rumqttc client that counts and acknowledges. The daemon decodes, runs three filters, commits with
 //! `synchronous=FULL` and acknowledges then. Rounds alternate, and figures are medians: these machines are noisy.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
+    reason = "a panic is a test's report, and its figures are small"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -176,7 +185,7 @@ fn starts() -> (f64, f64) {
     let site = Site::new();
     let broker = Broker::start(&site, "broker");
     let config = support::configuration(&site, &broker, FILTERS);
-    let mut start = || {
+    let start = || {
         let begin = Instant::now();
         let mut daemon = Daemon::spawn(&config, &[]);
         while !matches!(daemon.get("/readyz"), Some((200, _))) {

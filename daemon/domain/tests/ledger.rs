@@ -1,4 +1,13 @@
 //! Promise 2 as a property: whatever happens, the ledger balances, and no counter can be wrong unnoticed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
+    reason = "a panic is a test's report, and its figures are small"
+)]
 
 use std::collections::BTreeMap;
 

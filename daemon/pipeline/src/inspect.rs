@@ -138,6 +138,10 @@ pub fn inspect(component: &[u8]) -> Result<Inspection, InspectError> {
 
 /// Like [`inspect`] without a look into function bodies: enough for what has been checked before, and for what the
 /// compiler will check.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most of WebAssembly's many sections say nothing about what is imported"
+)]
 pub(crate) fn outline(component: &[u8]) -> Result<Inspection, InspectError> {
     let got = component.len() as u64;
     if got > limits::MODULE_FILE_BYTES {
@@ -177,10 +181,6 @@ pub(crate) fn outline(component: &[u8]) -> Result<Inspection, InspectError> {
                     exports.push(export.name.name.to_owned());
                 }
             }
-            #[expect(
-                clippy::wildcard_enum_match_arm,
-                reason = "most of WebAssembly's many sections say nothing about what is imported"
-            )]
             _ => {}
         }
     }

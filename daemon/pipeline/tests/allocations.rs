@@ -1,4 +1,13 @@
 //! A chain costs the host a number of allocations a batch that does not depend on its rows.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
+    reason = "a panic is a test's report, and its figures are small"
+)]
 #![expect(unsafe_code, reason = "counting allocations takes a global allocator")]
 
 #[path = "../src/tests/guest.rs"]

@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     fn plain(text: &str) -> String {
-        text.replace(SPACE, " ").replace('\u{2009}', " ")
+        text.replace([SPACE, '\u{2009}'], " ")
     }
 
     #[test]

@@ -20,6 +20,10 @@ const ANNOUNCED: u32 = 64;
 /// Inputs in the order in which they came, and their sums.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
+    #[expect(
+        clippy::vec_box,
+        reason = "they come in boxes through the channel, and stay in them"
+    )]
     pub(crate) outcomes: Vec<Box<BatchOutcome>>,
     pub(crate) settled: Vec<Settled>,
     pub(crate) gaps: Vec<SourceGap>,

@@ -178,6 +178,11 @@ pub struct StoreStats {
     pub outbox: Vec<OutboxStats>,
     /// Windows that are open.
     pub windows_open: u64,
+    /// The same by pipeline, in the configuration's order.
+    pub windows_by_pipeline: Vec<u64>,
+    /// When the oldest reading of history arrived, nanoseconds since the epoch; `None` without one, or where the clock
+    /// was not set then.
+    pub oldest: Option<i64>,
     /// Alarms that are raised.
     pub alarms_active: u64,
     /// The last failed commit's error, until one succeeds.

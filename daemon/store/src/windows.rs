@@ -171,6 +171,16 @@ impl Windows {
         pipelines.map(|pipeline| pipeline.set.len() as u64).sum()
     }
 
+    /// The number of open windows by pipeline, in the configuration's order.
+    pub(crate) fn by_pipeline(&self) -> Vec<u64> {
+        let open = |pipeline: &Option<_>| {
+            pipeline
+                .as_ref()
+                .map_or(0, |p: &PipelineWindows| p.set.len() as u64)
+        };
+        self.pipelines.iter().map(open).collect()
+    }
+
     /// The earliest clock at which something is to be closed.
     pub(crate) fn next_due(&self) -> Option<i64> {
         let pipelines = self.pipelines.iter().flatten();

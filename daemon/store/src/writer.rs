@@ -595,6 +595,8 @@ impl Writer {
         stats.quarantine_bytes =
             crate::num::count(image.books.store(own::QUARANTINE_BYTES).unwrap_or(0));
         stats.windows_open = image.windows.len();
+        stats.windows_by_pipeline = image.windows.by_pipeline();
+        stats.oldest = image.history.oldest_arrival(conn).ok().flatten();
         stats.alarms_active = image.alarms.len() as u64;
         let uplinks = self.setup.uplinks.iter().enumerate();
         stats.outbox = uplinks
@@ -610,10 +612,7 @@ impl Writer {
             .collect();
         // Not at the very moment something expires, or a silent gateway would commit for every block.
         let slack = self.setup.max_age.saturating_add(self.setup.max_age / 32);
-        let ages = [
-            image.history.oldest_arrival(conn).ok().flatten(),
-            quarantine::oldest(conn).ok().flatten(),
-        ];
+        let ages = [stats.oldest, quarantine::oldest(conn).ok().flatten()];
         self.expiry_at =
             (ages.into_iter().flatten().min()).map(|oldest| oldest.saturating_add(slack));
         self.closing_at = image.windows.next_due();

@@ -5,7 +5,6 @@ use std::io::{IsTerminal, Write};
 use clap::Args;
 
 use super::{CONFIGURATION, DONE, Failure, Site, say, say_json};
-use crate::config;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -18,7 +17,7 @@ pub(super) struct Arguments {
 
 /// Exit code 0 when the gateway can run with it, 78 when not.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
-    let loaded = config::load(&arguments.site.config, std::env::vars_os());
+    let loaded = arguments.site.read_to_run();
     let usable = loaded.config.is_some();
     if arguments.json {
         say_json(&loaded.problems)?;

@@ -15,7 +15,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
+use crate::modules;
 
 /// Everything went well.
 const DONE: u8 = 0;
@@ -120,9 +121,30 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 }
 
 impl Site {
-    /// Loads the configuration; problems are printed, and errors among them end in exit code 78.
+    /// Loads the configuration for looking at a gateway's files; problems are printed, and errors among them end in exit
+    /// code 78.
     fn load(&self) -> Result<Config, Failure> {
-        let loaded = config::load(&self.config, std::env::vars_os());
+        self.accept(config::load(&self.config, std::env::vars_os()))
+    }
+
+    /// Loads the configuration for running it: the modules that it names must be there and take their settings.
+    fn load_to_run(&self) -> Result<Config, Failure> {
+        self.accept(self.read_to_run())
+    }
+
+    /// The configuration with every problem that keeps it from running.
+    fn read_to_run(&self) -> Loaded {
+        let mut loaded = config::load(&self.config, std::env::vars_os());
+        if let Some(config) = &loaded.config {
+            modules::check(config, &mut loaded.problems);
+        }
+        if loaded.problems.has_errors() {
+            loaded.config = None;
+        }
+        loaded
+    }
+
+    fn accept(&self, loaded: Loaded) -> Result<Config, Failure> {
         if !loaded.problems.is_empty() {
             let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             let mut stderr = std::io::stderr().lock();

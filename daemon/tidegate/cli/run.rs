@@ -15,9 +15,12 @@ pub(super) struct Arguments {
 /// version keeps it from starting.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let recent = log::start("info");
-    let config = arguments.site.load()?;
+    let config = arguments.site.load_to_run()?;
     supervise::run(config, recent, || {
-        arguments.site.load().map_err(|failure| failure.error)
+        arguments
+            .site
+            .load_to_run()
+            .map_err(|failure| failure.error)
     })
     .map_err(|error| match error {
         supervise::Error::Unusable(error) => Failure::configuration(error),

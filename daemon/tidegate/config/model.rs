@@ -384,26 +384,6 @@ impl Config {
             key = key.get(..cut)?;
         }
     }
-
-    /// Where a setting of a filter is written; `pointer` is a JSON pointer into the settings, empty for all of them.
-    pub(crate) fn place_of_setting(
-        &self,
-        pipeline: &Pipeline,
-        filter: usize,
-        pointer: &str,
-    ) -> Option<Place> {
-        let mut key = format!("pipeline.{}.filters[{filter}].settings", pipeline.name);
-        for token in pointer.split('/').skip(1) {
-            let token = token.replace("~1", "/").replace("~0", "~");
-            let item = format!("{key}[{token}]");
-            key = if self.places.contains_key(&item) {
-                item
-            } else {
-                join(&key, &token)
-            };
-        }
-        self.place(&key)
-    }
 }
 
 /// A key below another, quoted where TOML would quote it.

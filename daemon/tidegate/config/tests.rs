@@ -836,18 +836,17 @@ fn filters_have_names_of_their_own_and_settings_have_places() {
     assert_eq!(pipeline.to[0].send, Send::Readings);
     assert_eq!(pipeline.to[0].priority, Priority::Normal);
 
-    let at = |pointer: &str| {
-        let place = config.place_of_setting(pipeline, 1, pointer).unwrap();
+    let at = |key: &str| {
+        let place = config.place(key).unwrap();
         text.get(place.start..place.end).unwrap()
     };
-    assert_eq!(at("/a~1b/1/c"), "2.5");
-    assert_eq!(at("/a~1b/0"), "1");
-    assert_eq!(at("/a~1b/7/x"), "[1, { c = 2.5 }]");
-    assert_eq!(at(""), "{ \"a/b\" = [1, { c = 2.5 }] }");
-    // Settings that are not written point at the filter that lacks them.
-    let place = config.place_of_setting(pipeline, 0, "/min").unwrap();
     assert_eq!(
-        text.get(place.start..place.end).unwrap(),
+        at("pipeline.temperature.filters[1].settings"),
+        "{ \"a/b\" = [1, { c = 2.5 }] }"
+    );
+    // Settings that are not written point at the filter that lacks them.
+    assert_eq!(
+        at("pipeline.temperature.filters[0].settings"),
         "{ module = \"range\" }"
     );
 

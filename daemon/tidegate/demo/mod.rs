@@ -278,7 +278,7 @@ impl Line {
         if terminal {
             print(&format!("\r\x1b[K{text}"))?;
             self.open = true;
-        } else if self.shown % Self::SPARSE == 0 {
+        } else if self.shown.is_multiple_of(Self::SPARSE) {
             print(&format!("{text}\n"))?;
         }
         self.shown += 1;

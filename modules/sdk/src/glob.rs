@@ -47,10 +47,9 @@ fn matches_level(pattern: &str, name: &str) -> bool {
                 continue;
             }
             Some(wanted) => {
-                if name
-                    .next()
-                    .is_some_and(|got| wanted == '?' || wanted == got)
-                {
+                let got = name.next();
+                let fits = got.is_some_and(|got| wanted == '?' || wanted == got);
+                if fits {
                     continue;
                 }
             }

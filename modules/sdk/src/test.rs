@@ -421,9 +421,9 @@ pub fn check_vectors<Kind, F: Filter<Kind> + Copy + 'static>(
     vectors: &str,
 ) {
     let manifest: Json = serde_json::from_str(manifest).expect("the manifest is JSON");
-    let declared = match &manifest["state"] {
-        Json::Object(state) => state["series"]["width"].as_u64(),
-        _ => Some(0),
+    let declared = match manifest["state"].as_object() {
+        Some(state) => state["series"]["width"].as_u64(),
+        None => Some(0),
     };
     assert_eq!(
         declared,

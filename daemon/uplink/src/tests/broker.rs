@@ -111,7 +111,9 @@ impl Client {
             match self.read().await {
                 Packet::Publish(publish) => return publish,
                 Packet::Ping => self.pong().await,
-                other => panic!("a PUBLISH was expected, not {other:?}"),
+                other @ (Packet::Disconnect | Packet::Closed) => {
+                    panic!("a PUBLISH was expected, not {other:?}")
+                }
             }
         }
     }
