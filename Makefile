@@ -1,6 +1,6 @@
 # The front door. `make demo` and `make test` are all that a newcomer needs; both install what they use.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit end-to-end bench modules release clean tools rust
+.PHONY: help demo test lint bench modules release clean tools rust
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -8,21 +8,15 @@ help: ## this list
 demo: modules ## build everything and run the main job on simulated sensors for 30 s
 	cargo run --quiet --locked -- demo --for 30s
 
-test: lint unit end-to-end ## everything that continuous integration runs
+test: lint modules tools ## everything that continuous integration runs
+	cd modules && CARGO_TARGET_DIR=target cargo test --quiet --locked --workspace
+	cargo test --locked --workspace --features test-faults
 
 lint: modules ## formatting and lints, no warning allowed
 	cargo fmt --all --check
 	cd modules && cargo fmt --all --check
-	cargo clippy --quiet --locked --workspace --all-targets --features test-faults -- -D warnings
 	cd modules && CARGO_TARGET_DIR=target cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
-
-unit: modules ## tests of each crate and of each module against its golden vectors
-	cargo test --locked --workspace --exclude tidegate
-	cd modules && CARGO_TARGET_DIR=target cargo test --locked --workspace
-	cargo test --locked --bin tidegate --features test-faults
-
-end-to-end: modules tools ## tests of the real binary beside Debian's mosquitto
-	cargo test --locked --package tidegate --features test-faults --test '*'
+	cargo clippy --quiet --locked --workspace --all-targets --features test-faults -- -D warnings
 
 bench: modules tools ## ratio to a bare client, CPU, memory, bytes written: minutes, not part of `make test`
 	cargo bench --locked --bench main_job

@@ -253,7 +253,7 @@ fn an_outage_beyond_the_bound_leaves_gaps_that_add_up() {
 }
 
 #[test]
-fn sigterm_under_load_drains_and_a_second_one_ends_at_once() {
+fn sigterm_under_load_drains_and_repeats_nothing() {
     const COUNT: u64 = 20_000;
     let site = Site::new();
     let broker = Broker::start(&site, "broker");
@@ -295,6 +295,70 @@ fn sigterm_under_load_drains_and_a_second_one_ends_at_once() {
 }
 
 #[test]
+fn a_second_sigterm_ends_at_once() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(&site, &broker, "[pipeline.p]\nfrom = [\"plant\"]\n");
+    let mut daemon = Daemon::start(&config);
+    // A broker that stands still keeps the drain waiting for its last acknowledgements.
+    broker.signal("STOP");
+    daemon.signal("TERM");
+    wait_for("the drain", || {
+        daemon.log().contains("draining").then_some(())
+    });
+    // Signals that come together are one wish.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(daemon.exited().is_none(), "the drain waits for the broker");
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait_exit().code(), Some(1));
+    assert!(daemon.log().contains("second signal"), "{}", daemon.log());
+    broker.signal("CONT");
+    assert_eq!(verify(&config).0, 0);
+}
+
+#[test]
+fn a_reload_takes_a_sound_configuration_and_refuses_a_bad_one() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(&site, &broker, "[pipeline.p]\nfrom = [\"plant\"]\n");
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/line1", (0..10).map(numbered));
+    daemon.wait_received("plant", 10);
+
+    let extra = site.write("conf.d/extra.toml", "[pipeline.q]\nfrom = [\"nowhere\"]\n");
+    daemon.signal("HUP");
+    wait_for("the refusal", || {
+        daemon
+            .log()
+            .contains("the configuration is kept as it is")
+            .then_some(())
+    });
+    assert_eq!(
+        daemon.json("/api/v1/status")["pipelines"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+
+    fs::write(extra, "[pipeline.q]\nfrom = [\"plant\"]\n").unwrap();
+    daemon.signal("HUP");
+    wait_for("the new pipeline", || {
+        let status: serde_json::Value =
+            serde_json::from_str(&daemon.get("/api/v1/status")?.1).ok()?;
+        (status["pipelines"].as_array()?.len() == 2).then_some(())
+    });
+    daemon.wait_ready();
+    broker.publish("plant/line1", (10..20).map(numbered));
+    daemon.wait_received("plant", 20);
+    let ledger = daemon.ledger();
+    assert_eq!(ledger["pipelines"]["p"]["stored"], 20, "{ledger}");
+    assert_eq!(ledger["pipelines"]["q"]["stored"], 10, "{ledger}");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+}
+
+#[test]
 fn quality_of_service_0_shared_groups_and_passwords() {
     let site = Site::new();
     let passwords = site.path("passwords");
@@ -317,6 +381,8 @@ fn quality_of_service_0_shared_groups_and_passwords() {
             passwords.display()
         ),
     );
+    // Two brokers side by side; the second wants no password.
+    let open = Broker::start(&site, "open");
     let password = site.write("secrets/broker", "correct horse\n");
     let config = site.write(
         "tidegate.toml",
@@ -327,8 +393,11 @@ fn quality_of_service_0_shared_groups_and_passwords() {
              [source.shared]\nkind = \"mqtt\"\nurl = \"{url}\"\nversion = \"5\"\n\
              subscribe = [{{ topic = \"$share/gateways/shared/#\", qos = 1 }}]\n\
              decode = \"text\"\nusername = \"gateway\"\npassword-file = \"{secret}\"\n\
-             [pipeline.p]\nfrom = [\"zero\", \"shared\"]\n",
+             [source.open]\nkind = \"mqtt\"\nurl = \"{other}\"\n\
+             subscribe = [{{ topic = \"open/#\" }}]\ndecode = \"text\"\n\
+             [pipeline.p]\nfrom = [\"zero\", \"shared\", \"open\"]\n",
             site.path("state").display(),
+            other = open.url(),
             url = broker.url(),
             secret = password.display(),
         ),
@@ -345,10 +414,12 @@ fn quality_of_service_0_shared_groups_and_passwords() {
         "22.5 °C".as_bytes(),
         &[&login[..], &["-q", "1"]].concat(),
     );
+    open.publish("open/line1/temp", ["23.5"]);
+    daemon.wait_received("open", 1);
     daemon.wait_received("zero", 1);
     daemon.wait_received("shared", 1);
     let ledger = daemon.ledger();
-    assert_eq!(ledger["pipelines"]["p"]["stored"], 2, "{ledger}");
+    assert_eq!(ledger["pipelines"]["p"]["stored"], 3, "{ledger}");
     assert!(
         !daemon.log().contains("correct horse"),
         "a password is never logged"

@@ -25,7 +25,7 @@ const SAMPLES: usize = 10;
 const COMMITS: usize = 256;
 /// Closed windows kept for the page.
 const SUMMARIES: usize = 600;
-/// A gateway whose writer is silent for so long has stopped.
+/// A gateway whose writer's heart has not beaten for so long has stopped.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// What the writer said last.
@@ -35,7 +35,6 @@ pub(crate) struct Observed {
     /// How long the latest commits took, and their rows.
     commits: VecDeque<(Duration, u64)>,
     summaries: VecDeque<Arc<ClosedSummary>>,
-    heard: Instant,
 }
 
 impl Observed {
@@ -49,7 +48,6 @@ impl Observed {
             },
             commits: VecDeque::with_capacity(COMMITS),
             summaries: VecDeque::new(),
-            heard: Instant::now(),
         }
     }
 
@@ -69,7 +67,6 @@ impl Observed {
         }
         self.ledger = committed.ledger;
         self.stats = committed.stats;
-        self.heard = Instant::now();
     }
 
     /// A commit failed.
@@ -131,6 +128,8 @@ pub(crate) struct Sampled {
     /// Per source: the state when last looked at, since when, and when a message came last.
     sources: Vec<Seen<view::SourceState>>,
     uplinks: Vec<Seen<view::UplinkState>>,
+    /// The writer's heartbeat, and when it was seen to beat last.
+    beat: Option<(u64, Instant)>,
     /// Heartbeat of the writer and batches by worker when the watchdog looked last.
     watched: Option<(u64, Vec<u64>)>,
 }
@@ -229,6 +228,10 @@ impl Observer {
             sampled.samples.pop_front();
         }
         sampled.samples.push_back(sample);
+        let beat = self.heartbeat.load(Ordering::Relaxed);
+        if sampled.beat.is_none_or(|(before, _)| before != beat) {
+            sampled.beat = Some((beat, Instant::now()));
+        }
         let now = clock::wall() / 1_000_000;
         for (index, handle) in self.sources.iter().enumerate() {
             let status = handle.status();
@@ -589,11 +592,12 @@ impl View for Observer {
     }
 
     fn healthy(&self) -> Result<(), String> {
-        let silent = lock(&self.observed).heard.elapsed();
-        let beats = self.heartbeat.load(Ordering::Relaxed);
-        if beats == 0 && silent > SILENCE {
+        let silent = lock(&self.sampled)
+            .beat
+            .map_or(Duration::ZERO, |(_, at)| at.elapsed());
+        if silent > SILENCE {
             return Err(format!(
-                "the writer has not started after {} s",
+                "the writer has stood still for {} s",
                 silent.as_secs()
             ));
         }

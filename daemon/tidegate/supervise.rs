@@ -81,6 +81,7 @@ async fn supervise(
             End::Reload(_) => NotifyState::Reloading,
             End::Stop | End::Failed(_) => NotifyState::Stopping,
         }]);
+        tracing::info!("draining");
         let stopped = tokio::select! {
             stopped = gateway.stop(DRAIN) => stopped,
             () = signals.second_stop() => {

@@ -24,7 +24,7 @@ use support::{Broker, Daemon, Publisher, Site, wait_for};
 /// Messages of one drain; one reading each.
 const COUNT: u64 = 100_000;
 /// Drains of each kind.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 const FILTERS: &str = "
 [pipeline.bench]

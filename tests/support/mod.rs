@@ -142,6 +142,10 @@ impl Broker {
         }
     }
 
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.as_ref().unwrap().id(), name);
+    }
+
     /// Publishes lines to one topic at QoS 1 by `mosquitto_pub`; returns when all are acknowledged.
     pub(crate) fn publish<S: AsRef<str>>(&self, topic: &str, lines: impl IntoIterator<Item = S>) {
         let mut publisher = Publisher::start(self.port, topic, &[]);
