@@ -19,12 +19,12 @@ mod support;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use support::{Broker, Daemon, Publisher, Site, wait_for};
+use support::{Broker, Daemon, Publisher, Site};
 
-/// Messages of one drain; one reading each.
-const COUNT: u64 = 100_000;
+/// Messages of one drain; one reading each. mosquitto 2.0.11 queues no more than there are packet identifiers (65,535).
+const COUNT: u64 = 50_000;
 /// Drains of each kind.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 const FILTERS: &str = "
 [pipeline.bench]
@@ -97,7 +97,8 @@ fn main() {
     }
     let (cold, warm): (Vec<f64>, Vec<f64>) = (0..ROUNDS).map(|_| starts()).unzip();
     println!(
-        "\nready after {:.0} ms with a cold cache, {:.0} ms with a warm one (three filters, process start to /readyz)",
+        "\nmosquitto 2.0.11 sends more than max_inflight_messages on 3.1.1 once acknowledgements flow: see readings a commit\n\
+         ready after {:.0} ms with a cold cache, {:.0} ms with a warm one (three filters, process start to /readyz)",
         median(cold),
         median(warm)
     );
@@ -153,13 +154,20 @@ fn drain_daemon(version: Version) -> Drain {
         ),
     );
     let mut daemon = Daemon::spawn(&config, &[]);
-    let received = |at_least: u64| {
-        wait_for("the backlog", || {
-            let ledger: serde_json::Value =
-                serde_json::from_str(&daemon.get("/api/v1/ledger")?.1).ok()?;
-            let received = ledger["sources"]["plant"]["received"].as_u64()?;
-            (received >= at_least).then_some(received)
-        })
+    // Looked at often, because a drain takes a fraction of a second.
+    let received = |at_least: u64| -> u64 {
+        loop {
+            let ledger = daemon
+                .get("/api/v1/ledger")
+                .map(|(_, body)| body)
+                .unwrap_or_default();
+            let ledger: serde_json::Value = serde_json::from_str(&ledger).unwrap_or_default();
+            let received = ledger["sources"]["plant"]["received"].as_u64().unwrap_or(0);
+            if received >= at_least {
+                return received;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     };
     // The reference has nothing to compile either: the clock starts with the first message.
     let before = received(1);
