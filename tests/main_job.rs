@@ -179,6 +179,49 @@ fn restarts_of_the_broker_lose_nothing() {
 }
 
 #[test]
+fn an_alarm_is_raised_once_and_cleared_and_survives_a_kill() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let collector = Collector::start(broker.port, "tidegate/#");
+    let config = configuration(
+        &site,
+        &broker,
+        "[pipeline.watch]\nfrom = [\"plant\"]\n\
+         filters = [{ module = \"anomaly\", settings = { rate = 500, zscore = 0 } }]\n\
+         summary = { window = \"60s\" }\nto = [{ uplink = \"cloud\", send = \"summary\" }]\n",
+    );
+    let at = |n: u64, value: u64| format!("{{\"ts\":{},\"v\":{value}}}", support::BEGIN + n * 1000);
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/press", (0..50).map(|n| at(n, 10 + n % 3)));
+    broker.publish("plant/press", [at(50, 5_000)]);
+    let raised = wait_for("the alarm", || collector.items("alarm").into_iter().next());
+    assert_eq!(
+        (&raised["state"], &raised["series"]),
+        (&"raised".into(), &"plant/press/v".into()),
+        "{raised}"
+    );
+    assert_eq!(raised["value"], 5_000.0, "{raised}");
+    assert!(raised["generation"].is_string(), "{raised}");
+
+    // The filter's state says that it is raised, on the far side of a kill as well: it is cleared, not raised again.
+    daemon.kill();
+    daemon = Daemon::start(&config);
+    broker.publish("plant/press", (51..70).map(|n| at(n, 5_000)));
+    wait_for("the end of the alarm", || {
+        (collector.items("alarm").len() > 1).then_some(())
+    });
+    daemon.wait_delivered();
+    let states: Vec<Value> = collector
+        .items("alarm")
+        .iter()
+        .map(|alarm| alarm["state"].clone())
+        .collect();
+    assert_eq!(states, ["raised", "cleared"]);
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+}
+
+#[test]
 fn version_5_does_the_same_job() {
     const COUNT: u64 = 5_000;
     let site = Site::new();
