@@ -179,13 +179,18 @@ fn a_session_that_the_broker_lost_is_a_gap_of_unknown_count() {
     let site = Site::new();
     let mut broker = Broker::start(&site, "broker");
     let config = configuration(&site, &broker, "[pipeline.p]\nfrom = [\"plant\"]\n");
+    let cloud = Broker::start(&site, "cloud");
+    let collector = Collector::start(cloud.port, "tidegate/#");
+    site.write(
+        "conf.d/cloud.toml",
+        &format!("[uplink.cloud]\nurl = \"{}\"\n", cloud.url()),
+    );
     let mut daemon = Daemon::start(&config);
     broker.publish("plant/line1", [numbered(0)]);
     daemon.wait_received("plant", 1);
     broker.stop();
     fs::remove_file(site.path("broker/mosquitto.db")).unwrap();
     broker.resume();
-    let collector = Collector::start(broker.port, "tidegate/#");
     let gap = wait_for("the gap", || collector.items("gap").into_iter().next());
     assert_eq!(gap["source"], "plant", "{gap}");
     assert_eq!(gap["reason"], "session-lost", "{gap}");
@@ -209,6 +214,8 @@ fn an_outage_beyond_the_bound_leaves_gaps_that_add_up() {
         "conf.d/small.toml",
         &format!("[store]\nmax-size = \"4MiB\"\n[uplink.cloud]\nurl = \"{url}\"\n"),
     );
+    // Its session at the broker outlives the outage.
+    let collector = Collector::start(cloud.port, "tidegate/#");
     cloud.stop();
     let mut daemon = Daemon::start(&config);
     broker.publish("plant/line1", (0..COUNT).map(numbered));
@@ -219,7 +226,6 @@ fn an_outage_beyond_the_bound_leaves_gaps_that_add_up() {
         "{store}"
     );
     cloud.resume();
-    let collector = Collector::start(cloud.port, "tidegate/#");
     daemon.wait_delivered();
     let ledger = daemon.ledger();
     assert_eq!(ledger["balanced"], true, "{ledger}");

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,13 +32,17 @@ pub(crate) fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T
     }
 }
 
-/// A loopback port that was free a moment ago.
+/// A loopback port that nobody listens on. It lies below the range from which the system takes ports for outgoing
+/// connections, and no other test of this process gets it, so that it is still free when somebody binds it.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 12_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    loop {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A directory of one test, removed at its end unless the test fails.
@@ -253,18 +258,32 @@ impl Collector {
         let messages = Arc::new(Mutex::new(Vec::new()));
         let output = BufReader::new(child.stdout.take().unwrap());
         let kept = Arc::clone(&messages);
+        let subscribed = Arc::new(AtomicBool::new(false));
+        let heard = Arc::clone(&subscribed);
         thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
                 let Some((topic, payload)) = line.split_once(' ') else {
                     continue;
                 };
-                if !topic.ends_with("/status") {
+                if topic.ends_with("/probe") {
+                    heard.store(true, Ordering::Relaxed);
+                } else if !topic.ends_with("/status") {
                     // What is no JSON is kept as the text it is, for whoever looks at it to stumble over.
                     let message =
                         serde_json::from_str(payload).unwrap_or_else(|_| Value::from(payload));
                     kept.lock().unwrap().push(message);
                 }
             }
+        });
+        // What is sent before the subscription stands is nobody's: wait until a message comes through.
+        let probe = filter.replace('#', "probe");
+        wait_for("the collector's subscription", || {
+            let port = port.to_string();
+            let sent = Command::new("mosquitto_pub")
+                .args(["-h", "127.0.0.1", "-p", &port, "-t", &probe, "-m", "probe"])
+                .status();
+            assert!(sent.unwrap().success());
+            subscribed.load(Ordering::Relaxed).then_some(())
         });
         Self { child, messages }
     }
