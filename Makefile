@@ -1,6 +1,6 @@
 # The front door. `make demo` and `make test` are all that a newcomer needs; both install what they use.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench modules release clean tools rust
+.PHONY: help demo test faults soak lint bench modules release clean tools rust
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -11,6 +11,12 @@ demo: modules ## build everything and run the main job on simulated sensors for 
 test: lint modules tools ## everything that continuous integration runs
 	cd modules && CARGO_TARGET_DIR=target cargo test --quiet --locked --workspace
 	cargo test --locked --workspace --features test-faults
+
+faults: modules tools ## kills, power cuts, bad disks, lines and clocks, each many times over: under an hour; SEED=… CASES=kill:17
+	cargo test --locked --features test-faults --test faults-all
+
+soak: ## a three-week outage, compressed: 20 million readings and 500 alarms into 64 MiB; minutes
+	cargo bench --locked -p tidegate-store --bench outage
 
 lint: modules ## formatting and lints, no warning allowed
 	cargo fmt --all --check
@@ -26,9 +32,11 @@ modules: rust ## the factory modules as WebAssembly components
 
 release: modules ## the optimised binary
 	cargo build --release --locked
+	@! grep -q TIDEGATE_TEST_FAULTS target/release/tidegate
 
-tools: ## Debian's mosquitto and its clients
+tools: ## what tests need of Debian: mosquitto, and what makes disks, lines and clocks fail
 	tests/need.sh mosquitto:mosquitto mosquitto-clients:mosquitto_pub
+	tests/need.sh strace:strace faketime:faketime e2fsprogs:mkfs.ext4 mount:mount nftables:nft || [ "$$ALLOW_MISSING" = 1 ]
 
 rust: ## what compiling needs
 	@command -v cargo >/dev/null || { echo "cargo is missing: install it from https://rustup.rs and try again" >&2; exit 1; }

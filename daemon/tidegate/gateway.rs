@@ -268,7 +268,11 @@ impl uplink::Outbox for Outbox {
         max_messages: usize,
         max_bytes: usize,
     ) -> Result<Vec<SealedMessage>, OutboxError> {
-        self.read(|reader| reader.next_messages(uplink, exclude, max_messages, max_bytes))
+        let messages =
+            self.read(|reader| reader.next_messages(uplink, exclude, max_messages, max_bytes))?;
+        #[cfg(feature = "test-faults")]
+        crate::faults::delete_early(uplink, &messages);
+        Ok(messages)
     }
 
     fn last_sealed(&self, uplink: usize) -> Result<u64, OutboxError> {

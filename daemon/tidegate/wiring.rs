@@ -79,6 +79,8 @@ pub(crate) fn start(
 
     make_state_dir(&config.gateway.state_dir)?;
 
+    #[cfg(feature = "test-faults")]
+    crate::faults::switch_store();
     // The store comes first: what it recovered is what the filters go on with.
     let store = Store::open(gateway::store_config(config)?, clock::now())?;
     let recovered = store.recovered().clone();
@@ -177,6 +179,8 @@ pub(crate) fn start(
         })?);
     }
     let sources: Vec<SourceHandle> = sources.into_values().collect();
+    #[cfg(feature = "test-faults")]
+    crate::faults::install(&sources, &inbox);
 
     // The writer: outcomes and answers in; acknowledgements and sealed messages out, after the commit.
     let observed = Arc::new(Mutex::new(Observed::new(&recovered)));

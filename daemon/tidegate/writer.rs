@@ -73,7 +73,11 @@ impl<C: FnMut(Committed), F: FnMut(StoreStats)> WriterThread<C, F> {
         let mut next = self.wait();
         loop {
             match next {
-                Some(ToWriter::Input(input)) => self.writer.apply(input, Instant::now()),
+                Some(ToWriter::Input(input)) => {
+                    #[cfg(feature = "test-faults")]
+                    crate::faults::acknowledge_early(&input);
+                    self.writer.apply(input, Instant::now());
+                }
                 Some(ToWriter::Close) => return false,
                 None => return true,
             }

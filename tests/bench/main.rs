@@ -10,11 +10,14 @@
     clippy::print_stderr,
     clippy::cast_precision_loss,
     clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "a panic is a test's report, and its figures are small"
 )]
 
 #[path = "../support/mod.rs"]
 mod support;
+mod uplink;
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -74,6 +77,7 @@ fn main() {
         "| protocol, window | bare client | daemon | ratio | CPU a message | peak RSS | written a reading | readings a commit |"
     );
     println!("|---|---|---|---|---|---|---|---|");
+    let mut full = f64::INFINITY;
     for version in [Version::V5, Version::V311] {
         let mut bare = Vec::new();
         let mut drains = Vec::new();
@@ -84,6 +88,7 @@ fn main() {
         let of = |field: fn(&Drain) -> f64| median(drains.iter().map(field).collect());
         let reference = median(bare);
         let rate = of(|drain| drain.rate);
+        full = full.min(rate);
         println!(
             "| {}, {} | {reference:.0}/s | {rate:.0}/s | {:.2} | {:.1} µs | {:.1} MiB | {:.0} B | {:.0} |",
             version.text(),
@@ -102,6 +107,8 @@ fn main() {
         median(cold),
         median(warm)
     );
+    uplink::drain();
+    uplink::alarms(full / 2.0);
 }
 
 /// A broker with a backlog for the client id `bench`.

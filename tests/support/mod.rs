@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "every test file uses its own part of this")]
 
+pub(crate) mod feed;
 pub(crate) mod proxy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long a condition may take before the test gives up. It bounds a hang; nothing is measured by it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits until `probe` answers, and says what was waited for when it never does.
 #[track_caller]
@@ -71,11 +72,17 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Leaves the directory behind for whoever wants to know more.
+    pub(crate) fn keep(mut self) -> String {
+        self.dir.take().unwrap().keep().display().to_string()
+    }
+}
+
 impl Drop for Site {
     fn drop(&mut self) {
-        if thread::panicking() {
-            let path = self.dir.take().unwrap().keep();
-            eprintln!("kept {}", path.display());
+        if let Some(dir) = self.dir.take().filter(|_| thread::panicking()) {
+            eprintln!("kept {}", dir.keep().display());
         }
     }
 }
@@ -376,6 +383,11 @@ impl Daemon {
 
     /// Starts `tidegate run` without waiting.
     pub(crate) fn spawn(config: &Path, env: &[(&str, &str)]) -> Self {
+        Self::spawn_under(&[], config, env)
+    }
+
+    /// Starts `tidegate run` by another program, which must become it: signals go to the process that was started.
+    pub(crate) fn spawn_under(under: &[String], config: &Path, env: &[(&str, &str)]) -> Self {
         let http = free_port();
         let log = config.with_extension("log");
         let file = fs::OpenOptions::new()
@@ -383,7 +395,7 @@ impl Daemon {
             .append(true)
             .open(&log)
             .unwrap();
-        let child = tidegate()
+        let child = tidegate_under(under)
             .arg("run")
             .arg("--config")
             .arg(config)
@@ -512,7 +524,19 @@ pub(crate) fn verify(config: &Path) -> (i32, Value) {
 
 /// A command of the real binary, without the environment's settings.
 pub(crate) fn tidegate() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    tidegate_under(&[])
+}
+
+fn tidegate_under(under: &[String]) -> Command {
+    let binary = env!("CARGO_BIN_EXE_tidegate");
+    let mut command = match under {
+        [] => Command::new(binary),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(binary);
+            command
+        }
+    };
     command
         .env("NO_COLOR", "1")
         .env("RUST_LOG", "info")
@@ -596,7 +620,34 @@ fn signal(pid: u32, name: &str) {
     );
 }
 
-fn path_with_sbin() -> String {
+/// Whether a case that needs root and these programs can run. One that cannot fails the run, unless `ALLOW_MISSING=1`
+/// says that this is known.
+#[track_caller]
+pub(crate) fn can(what: &str, programs: &[&str]) -> bool {
+    let found = |program: &&&str| {
+        path_with_sbin()
+            .split(':')
+            .any(|dir| Path::new(dir).join(program).exists())
+    };
+    let missing: Vec<&&str> = programs.iter().filter(|name| !found(name)).collect();
+    let root = rustix::process::getuid().is_root();
+    if root && missing.is_empty() {
+        return true;
+    }
+    let needs = if root {
+        format!("{missing:?}, see `make tools`")
+    } else {
+        "root".to_owned()
+    };
+    assert!(
+        std::env::var("ALLOW_MISSING").is_ok_and(|allow| allow == "1"),
+        "cannot {what}: it needs {needs}; ALLOW_MISSING=1 goes on without this case"
+    );
+    eprintln!("NOT RUN: cannot {what}: it needs {needs}");
+    false
+}
+
+pub(crate) fn path_with_sbin() -> String {
     format!(
         "{}:/usr/sbin:/sbin",
         std::env::var("PATH").unwrap_or_default()

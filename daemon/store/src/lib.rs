@@ -13,6 +13,8 @@ mod commit;
 mod config;
 mod disk;
 mod evict;
+#[cfg(feature = "test-faults")]
+pub mod faults;
 mod gaps;
 mod group;
 mod history;

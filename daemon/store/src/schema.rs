@@ -279,6 +279,8 @@ fn configure(conn: &Connection) -> Result<(), rusqlite::Error> {
     conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // Measured: after a power cut FULL kept every acknowledged commit, NORMAL none (both intact).
     conn.pragma_update(None, "synchronous", "FULL")?;
+    #[cfg(feature = "test-faults")]
+    crate::faults::weaken(conn)?;
     conn.pragma_update(None, "foreign_keys", false)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     conn.pragma_update(None, "cache_size", -CACHE_KIB)?;

@@ -1,0 +1,257 @@
+//! The way up: draining an outbox beside a bare publisher, and how long an alarm takes under load.
+
+use std::fs::File;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use crate::support::{Broker, Daemon, Publisher, Site, wait_for};
+use crate::{median, per_second};
+
+/// Messages to the daemon, and readings in each.
+const MESSAGES: u64 = 20_000;
+const READINGS: u64 = 10;
+/// Messages on their way up at once, for both.
+const WINDOW: u16 = 64;
+const ROUNDS: usize = 3;
+/// Alarms that are timed.
+const ALARMS: u64 = 200;
+
+/// Prints the ratio of the daemon's drain to a bare rumqttc publisher of as many messages of the same size with the
+/// same window.
+pub(crate) fn drain() {
+    let mut rates = (Vec::new(), Vec::new());
+    let mut messages = 0;
+    for _ in 0..ROUNDS {
+        let (count, bytes, daemon) = drain_daemon();
+        messages = count;
+        rates.0.push(daemon);
+        rates.1.push(drain_bare(count, bytes));
+    }
+    let (daemon, bare) = (median(rates.0), median(rates.1));
+    println!(
+        "\ndrain of {messages} waiting messages of about 1 KiB, window {WINDOW}: {daemon:.0}/s, bare rumqttc publisher \
+         {bare:.0}/s, ratio {:.2}",
+        daemon / bare
+    );
+}
+
+/// Messages, bytes of one, and messages a second.
+fn drain_daemon() -> (u64, usize, f64) {
+    let site = Site::new();
+    let field = Broker::start(&site, "field");
+    let mut cloud = Broker::start_with(&site, "cloud", "allow_anonymous true\npersistence false\n");
+    cloud.stop();
+    let config = site.write(
+        "tidegate.toml",
+        &format!(
+            "[gateway]\nid = \"bench\"\nstate-dir = \"{}\"\n\
+             [source.plant]\nkind = \"mqtt\"\nurl = \"{}\"\nversion = \"5\"\nsubscribe = [{{ topic = \"plant/#\" }}]\n\
+             [pipeline.all]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n\
+             [uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\ntopic = \"tidegate/{{gateway}}/{{kind}}\"\nversion = \"5\"\n\
+             in-flight = {WINDOW}\nlinger = \"100ms\"\nmax-message = \"1KiB\"\n",
+            site.path("state").display(),
+            field.url(),
+            cloud.url(),
+        ),
+    );
+    let mut daemon = Daemon::start(&config);
+    let members: Vec<String> = (0..READINGS).map(|n| format!("\"m{n}\":{n}")).collect();
+    let payload = format!("{{{}}}", members.join(","));
+    field.publish("plant/line1", (0..MESSAGES).map(|_| &payload));
+    let uplink = |daemon: &Daemon| daemon.json("/api/v1/status")["uplinks"][0].clone();
+    let waiting = |daemon: &Daemon| uplink(daemon)["messages_waiting"].as_u64().unwrap();
+    wait_for("a full outbox", || {
+        (uplink(&daemon)["waiting"] == MESSAGES * READINGS).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    cloud.resume();
+    // The clock starts with the first messages that are through.
+    let all = waiting(&daemon);
+    let first = loop {
+        let left = waiting(&daemon);
+        if left < all {
+            break left;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let begin = Instant::now();
+    while waiting(&daemon) > 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let rate = per_second(first, begin.elapsed());
+    assert_eq!(daemon.stop(), 0);
+    (all, 1024, rate)
+}
+
+fn drain_bare(count: u64, bytes: usize) -> f64 {
+    use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
+    use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+    let site = Site::new();
+    let broker = Broker::start_with(&site, "cloud", "allow_anonymous true\npersistence false\n");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut options = MqttOptions::new("bare", "127.0.0.1", broker.port);
+        options.set_outgoing_inflight_upper_limit(WINDOW);
+        let (client, mut events) = AsyncClient::new(options, usize::from(WINDOW));
+        let payload = vec![b'x'; bytes];
+        let begin = Instant::now();
+        let publishing = tokio::spawn(async move {
+            for _ in 0..count {
+                let sent = client.publish(
+                    "tidegate/bench/readings",
+                    QoS::AtLeastOnce,
+                    false,
+                    payload.clone(),
+                );
+                sent.await.unwrap();
+            }
+            client
+        });
+        let mut acknowledged = 0;
+        while acknowledged < count {
+            if let Event::Incoming(Packet::PubAck(_)) = events.poll().await.unwrap() {
+                acknowledged += 1;
+            }
+        }
+        let rate = per_second(count, begin.elapsed());
+        drop(publishing.await.unwrap());
+        rate
+    })
+}
+
+/// Prints how long alarms take from the sensor's broker to the cloud's, beside a load of so many messages a second.
+pub(crate) fn alarms(load: f64) {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let url = broker.url();
+    let config = site.write(
+        "tidegate.toml",
+        &format!(
+            "[gateway]\nid = \"bench\"\nstate-dir = \"{}\"\n\
+             [source.plant]\nkind = \"mqtt\"\nurl = \"{url}\"\nversion = \"5\"\nsubscribe = [{{ topic = \"plant/#\" }}]\n\
+             decode = {{ as = \"json\", time-field = \"ts\", time-unit = \"ms\" }}\n\
+             [pipeline.load]\nfrom = [\"plant\"]\nseries = [\"plant/line/*\"]\nsummary = {{ window = \"1s\" }}\n\
+             to = [{{ uplink = \"cloud\", send = \"summary\" }}]\n\
+             [pipeline.watch]\nfrom = [\"plant\"]\nseries = [\"plant/press*/v\"]\n\
+             filters = [{{ module = \"anomaly\", settings = {{ rate = 500, zscore = 0 }} }}]\n\
+             to = [{{ uplink = \"cloud\", send = \"readings\" }}]\n\
+             [uplink.cloud]\nkind = \"mqtt\"\nurl = \"{url}\"\ntopic = \"tidegate/{{gateway}}/{{kind}}\"\nversion = \"5\"\n",
+            site.path("state").display(),
+        ),
+    );
+    let mut daemon = Daemon::start(&config);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let feeding = std::thread::spawn({
+        let port = broker.port;
+        move || {
+            let mut publisher = Publisher::start(port, "plant/line", &[]);
+            let (begin, mut sent) = (Instant::now(), 0.0);
+            while stopped.try_recv().is_err() {
+                while sent < begin.elapsed().as_secs_f64() * load {
+                    publisher.line(&format!(
+                        "{{\"ts\":{},\"n\":{}}}",
+                        now_millis(),
+                        sent % 97.0
+                    ));
+                    sent += 1.0;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            publisher.finish();
+        }
+    });
+    let times = time_alarms(&broker);
+    let syncs = time_syncs(&site);
+    stop.send(()).unwrap();
+    feeding.join().unwrap();
+    let status = daemon.json("/api/v1/status");
+    let milliseconds = |key: &str| status["store"][key].as_f64().unwrap() * 1e3;
+    println!(
+        "{ALARMS} alarms beside {load:.0} messages/s, sensor's broker to cloud's: p50 {:.1} ms, p99 {:.1} ms; \
+         a commit: p50 {:.1} ms, p99 {:.1} ms; a sync of 4 KiB alone: p50 {:.1} ms, p99 {:.1} ms",
+        quantile(&times, 0.5),
+        quantile(&times, 0.99),
+        milliseconds("commit_p50_seconds"),
+        milliseconds("commit_p99_seconds"),
+        quantile(&syncs, 0.5),
+        quantile(&syncs, 0.99),
+    );
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// Milliseconds from publishing what raises an alarm to the alarm's arrival, in order of size.
+fn time_alarms(broker: &Broker) -> Vec<f64> {
+    use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
+    use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let options = MqttOptions::new("timer", "127.0.0.1", broker.port);
+        let (client, mut events) = AsyncClient::new(options, 10);
+        client
+            .subscribe("tidegate/bench/alarm", QoS::AtLeastOnce)
+            .await
+            .unwrap();
+        let mut times = Vec::new();
+        while !matches!(
+            events.poll().await.unwrap(),
+            Event::Incoming(Packet::SubAck(_))
+        ) {}
+        for n in 0..ALARMS {
+            let topic = format!("plant/press{n}");
+            let reading = |time, value| format!("{{\"ts\":{time},\"v\":{value}}}");
+            let now = now_millis();
+            let quiet = client.publish(&topic, QoS::AtLeastOnce, false, reading(now, 10));
+            quiet.await.unwrap();
+            let until = Instant::now() + Duration::from_millis(40);
+            while Instant::now() < until {
+                if let Ok(event) =
+                    tokio::time::timeout(Duration::from_millis(10), events.poll()).await
+                {
+                    event.unwrap();
+                }
+            }
+            let begin = Instant::now();
+            let loud = client.publish(&topic, QoS::AtLeastOnce, false, reading(now + 1000, 5000));
+            loud.await.unwrap();
+            while !matches!(
+                events.poll().await.unwrap(),
+                Event::Incoming(Packet::Publish(_))
+            ) {}
+            times.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+        times.sort_by(f64::total_cmp);
+        times
+    })
+}
+
+/// Milliseconds of syncs of a file of the bench's own beside the daemon's, in order of size.
+fn time_syncs(site: &Site) -> Vec<f64> {
+    let mut file = File::create(site.path("syncs")).unwrap();
+    let mut times: Vec<f64> = (0..ALARMS)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            let begin = Instant::now();
+            file.write_all(&[0; 4096]).unwrap();
+            file.sync_data().unwrap();
+            begin.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+fn quantile(sorted: &[f64], quantile: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * quantile).round() as usize]
+}
+
+fn now_millis() -> u128 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_millis()
+}
