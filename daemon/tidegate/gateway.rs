@@ -9,11 +9,11 @@ use tidegate_domain::delivery::{SealedMessage, Window};
 use tidegate_domain::limits;
 use tidegate_domain::outcome::{MessageCounts, StateChange, reason};
 use tidegate_domain::series::SeriesFilter;
-use tidegate_domain::{Arrival, BatchOutcome};
+use tidegate_domain::{Arrival, BatchOutcome, Identity};
 use tidegate_ingest as ingest;
 use tidegate_ingest::{Occurrence, SourceEvent};
 use tidegate_pipeline as pipeline;
-use tidegate_pipeline::decode::{As, DecodeConfig, Decoder, TimeUnit};
+use tidegate_pipeline::decode::{As, DecodeConfig, Decoder, IdentityField, TimeUnit};
 use tidegate_pipeline::{
     CodeOrigin, Grant, LoadedModule, OnFailure, Pipeline, Runtime, RuntimeConfig, Secret,
     SlotConfig, SlotLimits, grants,
@@ -24,6 +24,7 @@ use tidegate_uplink as uplink;
 use tidegate_uplink::OutboxError;
 
 use crate::config::{self, Config};
+use crate::duplicates::Duplicates;
 use crate::writer::ToWriter;
 use crate::{clock, modules, wiring};
 
@@ -93,6 +94,16 @@ pub(crate) fn store_config(config: &Config) -> anyhow::Result<store::StoreConfig
             .sources
             .iter()
             .map(|source| source.name.clone())
+            .collect(),
+        identity_windows: config
+            .sources
+            .iter()
+            .map(|source| {
+                source
+                    .identity
+                    .as_ref()
+                    .map_or(0, |identity| identity.window as usize)
+            })
             .collect(),
         pipelines: config
             .pipelines
@@ -170,6 +181,18 @@ pub(crate) fn source_config(
         keep_alive: broker.keep_alive,
         session_expiry: mqtt.session_expiry,
         had_session,
+        identity: source.identity.as_ref().and_then(property),
+    }
+}
+
+/// The property that identifies a source's messages, where one does.
+fn property(identity: &config::Identity) -> Option<ingest::Property> {
+    match &identity.by {
+        config::IdentityBy::Field(_) => None,
+        config::IdentityBy::Property(name) if name == config::CORRELATION_DATA => {
+            Some(ingest::Property::CorrelationData)
+        }
+        config::IdentityBy::Property(name) => Some(ingest::Property::User(name.clone())),
     }
 }
 
@@ -504,9 +527,27 @@ fn policy(config: &Config) -> anyhow::Result<BTreeSet<Grant>> {
         .collect()
 }
 
-/// How a source's messages become readings.
-pub(crate) fn decoder(source: &config::Source) -> anyhow::Result<Decoder> {
-    let (format, time) = match &source.decode {
+/// How a source's duplicates are known; `known` are the identities that the store has. `None` where it gives none.
+pub(crate) fn duplicates(
+    source: &config::Source,
+    known: &[Identity],
+) -> anyhow::Result<Option<Duplicates>> {
+    let Some(identity) = &source.identity else {
+        return Ok(None);
+    };
+    let field = match &identity.by {
+        config::IdentityBy::Field(field) => {
+            let (format, _) = format_of(source);
+            let field = IdentityField::new(&format, field);
+            Some(field.with_context(|| format!("source `{}`", source.name))?)
+        }
+        config::IdentityBy::Property(_) => None,
+    };
+    Ok(Some(Duplicates::new(field, identity.window, known)))
+}
+
+fn format_of(source: &config::Source) -> (As, Option<&config::EventTime>) {
+    match &source.decode {
         config::Decode::Json { time } => (As::Json, time.as_ref()),
         config::Decode::Text => (As::Text, None),
         config::Decode::Csv {
@@ -520,7 +561,12 @@ pub(crate) fn decoder(source: &config::Source) -> anyhow::Result<Decoder> {
             },
             time.as_ref(),
         ),
-    };
+    }
+}
+
+/// How a source's messages become readings.
+pub(crate) fn decoder(source: &config::Source) -> anyhow::Result<Decoder> {
+    let (format, time) = format_of(source);
     let decode = DecodeConfig {
         format,
         time_field: time.map(|time| time.field.clone()),

@@ -7,6 +7,7 @@ mod clock;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
+mod duplicates;
 mod factory;
 #[cfg(feature = "test-faults")]
 mod faults;

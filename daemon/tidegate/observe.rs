@@ -294,6 +294,7 @@ impl Observer {
                 .or(status.last_error),
             received: counts.received,
             redelivered: counts.redelivered,
+            unidentified: counts.unidentified,
             decoded: counts.decoded,
             quarantined: counts.quarantined,
             dropped: counts.dropped,

@@ -146,6 +146,10 @@ pub(crate) fn start(
             );
             let stage = SourceStage {
                 decoder: gateway::decoder(source)?,
+                duplicates: gateway::duplicates(
+                    source,
+                    recovered.identities.get(index).map_or(&[], Vec::as_slice),
+                )?,
                 pipelines: group.readers_of(config, index),
                 receive_window: gateway::receive_window(source),
             };

@@ -19,6 +19,7 @@ use tidegate_pipeline::decode::{DecodeFailure, Decoder};
 use tidegate_store::Input;
 use tokio::sync::mpsc;
 
+use crate::duplicates::Duplicates;
 use crate::observe::Progress;
 
 /// How long to wait before an attempt that could not be put on record is asked for again.
@@ -43,6 +44,8 @@ pub(crate) struct Worker {
 /// What a worker knows of one of its sources.
 pub(crate) struct SourceStage {
     pub(crate) decoder: Decoder,
+    /// Where the source gives its messages an identity.
+    pub(crate) duplicates: Option<Duplicates>,
     /// Indices into [`Worker::pipelines`].
     pub(crate) pipelines: Vec<usize>,
     /// Messages that the source sends without an acknowledgement.
@@ -156,10 +159,26 @@ impl Worker {
                 .insert(reason::NO_PIPELINE, outcome.counts.received);
             return outcome;
         }
+        let sifted;
+        let messages = match &mut stage.duplicates {
+            Some(duplicates) => {
+                sifted = duplicates.sift(messages);
+                outcome.counts.unidentified = sifted.unidentified;
+                outcome.identities = sifted.identities;
+                if sifted.duplicates > 0 {
+                    outcome
+                        .counts
+                        .dropped
+                        .insert(reason::DUPLICATE, sifted.duplicates);
+                }
+                &*sifted.new
+            }
+            None => messages,
+        };
         #[cfg(feature = "test-faults")]
         crate::faults::die_on_poison(messages);
         let decoded = stage.decoder.decode(messages);
-        outcome.counts.decoded = outcome.counts.received - decoded.failures.len() as u64;
+        outcome.counts.decoded = (messages.len() - decoded.failures.len()) as u64;
         outcome.counts.quarantined = decoded.failures.len() as u64;
         for (index, failure) in decoded.failures {
             if let Some(message) = messages.get(index) {

@@ -34,6 +34,9 @@ pub struct SourceCounts {
     pub received: u64,
     /// Among them: marked by the source as sent before.
     pub redelivered: u64,
+    /// Among them: without the identity that the source is configured to give, and so never known as duplicates.
+    #[serde(default)]
+    pub unidentified: u64,
     /// Became readings.
     pub decoded: u64,
     /// Set aside.
@@ -182,6 +185,7 @@ impl SourceCounts {
     pub fn add(&mut self, batch: &MessageCounts) {
         self.received += batch.received;
         self.redelivered += batch.redelivered;
+        self.unidentified += batch.unidentified;
         self.decoded += batch.decoded;
         self.quarantined += batch.quarantined;
         self.quarantine.held += batch.quarantined;

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod batch;
 pub mod delivery;
+pub mod identity;
 pub mod item;
 pub mod ledger;
 pub mod limits;
@@ -18,6 +19,7 @@ pub mod sketch;
 pub mod window;
 
 pub use batch::Batch;
+pub use identity::{Identity, IdentityWindow};
 pub use item::Item;
 pub use ledger::Ledger;
 pub use message::{AckToken, Arrival, Message};

@@ -55,6 +55,9 @@ pub const LOG_LINES_PER_SECOND: u32 = 10;
 pub const HTTP_BODY_BYTES: usize = 1024 * 1024;
 /// Processing attempts of a redelivered message after unclean exits; the last one goes to quarantine undecoded.
 pub const ATTEMPTS: u32 = 3;
+/// Identities of messages that are remembered of one source, unless it is told otherwise. A message that comes twice with
+/// more new ones in between is taken for new.
+pub const IDENTITIES: u32 = 65_536;
 /// How long after its end a window stays open for readings that arrive late.
 pub const LATENESS: Duration = Duration::from_secs(2);
 /// How long a commit group waits for company.

@@ -38,4 +38,6 @@ pub struct Message {
     pub ack: Option<AckToken>,
     /// The source says that it sent this before (MQTT: DUP).
     pub redelivered: bool,
+    /// What the source calls it by beside its payload (MQTT 5: a property), where it is configured to.
+    pub identity: Option<Bytes>,
 }

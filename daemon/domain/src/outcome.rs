@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
+use crate::identity::Identity;
 use crate::message::{AckToken, Arrival};
 
 /// Everything that one batch of one source became. It commits as a whole or not at all, and only then are its
@@ -32,6 +33,8 @@ pub struct BatchOutcome {
     pub pipelines: Vec<PipelineOutcome>,
     /// Digests of redelivered messages whose persisted attempt count can go with this commit.
     pub attempts_done: Vec<[u8; 32]>,
+    /// What the source calls its messages by, those that were new, in their order: remembered from this commit on.
+    pub identities: Vec<Identity>,
 }
 
 /// A source's counts of one batch: `received = decoded + quarantined + Σ dropped`.
@@ -41,6 +44,8 @@ pub struct MessageCounts {
     pub received: u64,
     /// Those among them that the source marked as sent before.
     pub redelivered: u64,
+    /// Those among them without the identity that the source is configured to give.
+    pub unidentified: u64,
     /// Messages that became readings (none is a possible number of them).
     pub decoded: u64,
     /// Messages set aside.
@@ -53,6 +58,8 @@ pub struct MessageCounts {
 pub mod reason {
     /// A source that no pipeline reads.
     pub const NO_PIPELINE: &str = "no-pipeline";
+    /// The source gave it an identity that it had given before.
+    pub const DUPLICATE: &str = "duplicate";
     /// QoS 0 came faster than it could be taken in.
     pub const OVERFLOW: &str = "overflow";
     /// A filter failed and its `on-failure` is `drop`.

@@ -66,6 +66,7 @@ fn apply(ledger: &mut Ledger, name: &str, op: &Op) {
         Op::Messages(decoded, quarantined, dropped, redelivered) => source.add(&MessageCounts {
             received: decoded + quarantined + dropped,
             redelivered: redelivered.min(decoded),
+            unidentified: 0,
             decoded,
             quarantined,
             dropped: BTreeMap::from([(reason::NO_PIPELINE, dropped)]),

@@ -9,7 +9,7 @@ mod mqtt;
 mod source;
 
 pub use mqtt::{
-    ConfigError, Credentials, MqttConfig, MqttSource, Qos, RECEIVE_MAXIMUM, Subscription,
+    ConfigError, Credentials, MqttConfig, MqttSource, Property, Qos, RECEIVE_MAXIMUM, Subscription,
     Transport, Version, mqtt,
 };
 pub use source::{

@@ -114,6 +114,11 @@ fn sources(out: &mut Exposition, snapshot: &Snapshot) {
         |s| s.redelivered,
     );
     counter(
+        "tidegate_source_messages_unidentified_total",
+        "Messages taken in without the identity that the source is configured to give.",
+        |s| s.unidentified,
+    );
+    counter(
         "tidegate_source_messages_decoded_total",
         "Messages that became readings.",
         |s| s.decoded,

@@ -4,6 +4,7 @@
 //! works is called so.
 
 use tidegate_domain::Ledger;
+use tidegate_domain::outcome::reason;
 
 use crate::format::{absolute, counted, duration, relative, whole};
 use crate::view::{
@@ -124,7 +125,9 @@ pub(crate) fn judge(
 pub(crate) fn losses(ledger: &Ledger) -> Losses {
     let mut losses = Losses::default();
     for (name, counts) in &ledger.sources {
-        for (reason, count) in counts.dropped.iter().filter(|(_, count)| **count > 0) {
+        // A duplicate is no loss: its first copy was taken.
+        let lost = |(reason, count): &(&String, &u64)| **count > 0 && *reason != reason::DUPLICATE;
+        for (reason, count) in counts.dropped.iter().filter(lost) {
             let messages = counted(*count, "message", "messages");
             losses
                 .lost

@@ -122,6 +122,8 @@ pub struct SourceStatus {
     pub received: u64,
     /// Messages among them that the source had sent before.
     pub redelivered: u64,
+    /// Messages among them without the identity that the source is configured to give.
+    pub unidentified: u64,
     /// Messages that became readings.
     pub decoded: u64,
     /// Messages set aside.

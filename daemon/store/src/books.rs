@@ -124,6 +124,7 @@ impl Books {
         let mut add = |counter, by| self.add(Scope::Source, source, counter, by);
         add("received", counts.received);
         add("redelivered", counts.redelivered);
+        add("unidentified", counts.unidentified);
         add("decoded", counts.decoded);
         add("quarantined", counts.quarantined);
         for (reason, by) in &counts.dropped {
@@ -230,6 +231,7 @@ fn field<'a>(
             match counter {
                 "received" => Some(&mut counts.received),
                 "redelivered" => Some(&mut counts.redelivered),
+                "unidentified" => Some(&mut counts.unidentified),
                 "decoded" => Some(&mut counts.decoded),
                 "quarantined" => Some(&mut counts.quarantined),
                 _ => match counter.strip_prefix(DROPPED) {

@@ -121,6 +121,7 @@ impl Commit<'_> {
             pipeline: ids[pipeline],
             arrival,
         })?;
+        self.image.identities.write(conn)?;
         for settled in &group.settled {
             let Image { outbox, books, .. } = &mut *self.image;
             outbox.settle(&mut pen(conn, books, self.wall), settled)?;
@@ -161,6 +162,9 @@ impl Commit<'_> {
             return Ok(());
         };
         self.image.books.messages(source, &outcome.counts);
+        self.image
+            .identities
+            .push(outcome.source, &outcome.identities);
         let mut pen = pen(self.conn, &mut self.image.books, self.wall);
         for message in &outcome.quarantined {
             quarantine::insert_message(&mut pen, source, message)?;

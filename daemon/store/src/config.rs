@@ -23,6 +23,9 @@ pub struct StoreConfig {
     pub lateness: Duration,
     /// The sources' names.
     pub sources: Vec<String>,
+    /// How many identities of messages are remembered of each of them; 0 for a source that gives none. One that is not
+    /// in this list gives none.
+    pub identity_windows: Vec<usize>,
     /// The pipelines.
     pub pipelines: Vec<PipelineConfig>,
     /// The uplinks.

@@ -11,6 +11,7 @@ use crate::books::{Books, Scope, own};
 use crate::clock::Clock;
 use crate::gaps::Gaps;
 use crate::history::History;
+use crate::identities::{self, Identities};
 use crate::num::count;
 use crate::outbox::Outbox;
 use crate::series::{self, Dictionary};
@@ -28,6 +29,7 @@ pub(crate) struct Image {
     pub(crate) windows: Windows,
     pub(crate) outbox: Outbox,
     pub(crate) history: History,
+    pub(crate) identities: Identities,
     pub(crate) gaps: Gaps,
     pub(crate) slots: Slots,
     /// Alarms that are raised: pipeline, series, code.
@@ -72,6 +74,7 @@ impl Image {
             windows: Windows::load(conn, setup, &books, &pipeline_ids, clock.committed)?,
             outbox: Outbox::load(conn, setup, &books, now)?,
             history: History::new(books.store(own::NEXT_BLOCK).unwrap_or(1)),
+            identities: Identities::load(conn, setup)?,
             gaps: Gaps::load(conn, &uplink_ids)?,
             slots: Slots::load(conn)?,
             dictionary: Dictionary::new(
@@ -99,6 +102,7 @@ pub(crate) fn register(conn: &Connection, setup: &Setup) -> Result<(), rusqlite:
     for name in &setup.sources {
         zero(Scope::Source, name, "received")?;
     }
+    identities::register(&transaction, setup)?;
     for pipeline in &setup.pipelines {
         zero(Scope::Pipeline, &pipeline.name, "selected")?;
         series::number(&transaction, "pipeline", &pipeline.name)?;

@@ -18,6 +18,7 @@ pub mod faults;
 mod gaps;
 mod group;
 mod history;
+mod identities;
 mod image;
 mod input;
 mod num;

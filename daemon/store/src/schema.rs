@@ -9,7 +9,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::fs::FlockOperation;
 
 /// Migration `n` (from 1) makes layout `n` out of layout `n - 1`.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_initial.sql"),
+    include_str!("../migrations/0002_identities.sql"),
+];
 
 /// Marks the file as ours: "TIDE".
 const APPLICATION_ID: i32 = 0x5449_4445;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 use tidegate_domain::backoff::Backoff;
 use tidegate_domain::outcome::{Severity, StateChange};
-use tidegate_domain::{Arrival, Ledger};
+use tidegate_domain::{Arrival, Identity, Ledger};
 
 use crate::books::own;
 use crate::commit::{self, Frozen, Written};
@@ -16,6 +16,7 @@ use crate::config::StoreConfig;
 use crate::disk::{self, Pages, Wal};
 use crate::evict;
 use crate::group::{Attempt, Due, Group, InFlight};
+use crate::identities;
 use crate::image::{self, Image};
 use crate::input::{ClosedSummary, Committed, Input, OutboxStats, StoreState, StoreStats};
 use crate::quarantine;
@@ -53,6 +54,8 @@ pub struct Recovered {
     pub state: BTreeMap<String, StateChange>,
     /// Alarms that are raised.
     pub alarms: Vec<ActiveAlarm>,
+    /// The latest identities of messages by source, oldest first, as far as their windows reach.
+    pub identities: Vec<Vec<Identity>>,
     /// The uplinks' stream ids, in the configuration's order.
     pub streams: Vec<String>,
     /// All counts.
@@ -151,6 +154,7 @@ impl Store {
             created,
             state: state::load(&conn).map_err(database)?,
             alarms: active_alarms(&conn).map_err(database)?,
+            identities: identities::latest(&conn, &setup).map_err(database)?,
             streams: streams(&conn, &setup).map_err(database)?,
             ledger: Arc::new(image.books.ledger().clone()),
             windows_open: image.windows.len(),

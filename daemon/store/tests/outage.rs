@@ -187,6 +187,7 @@ impl Plant {
             linger: Duration::from_millis(100),
             lateness: Duration::from_secs(2),
             sources: vec!["plant".to_owned()],
+            identity_windows: Vec::new(),
             pipelines: vec![PipelineConfig {
                 name: "line".to_owned(),
                 window: Some(Duration::from_secs(60)),

@@ -21,10 +21,11 @@ use std::ffi::OsString;
 use std::path::Path;
 
 pub(crate) use model::{
-    Broker, Config, Decode, Filter, Modules, MqttVersion, OnFailure, Pipeline, Route, Send, Source,
-    SourceKind, TimeUnit, Uplink,
+    Broker, Config, Decode, EventTime, Filter, Identity, IdentityBy, Modules, MqttVersion,
+    OnFailure, Pipeline, Route, Send, Source, SourceKind, TimeUnit, Uplink,
 };
 pub(crate) use report::Problems;
+pub(crate) use source::CORRELATION_DATA;
 pub(crate) use units::duration as parse_duration;
 
 /// What came of reading a configuration.

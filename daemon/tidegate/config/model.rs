@@ -100,12 +100,32 @@ pub(crate) struct Source {
     pub(crate) kind: SourceKind,
     /// How a payload becomes readings.
     pub(crate) decode: Decode,
+    /// By what a message that comes twice is known.
+    pub(crate) identity: Option<Identity>,
     /// Silence of a series after which it is shown as stale.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "no page shows single series yet")
     )]
     pub(crate) stale_after: Duration,
+}
+
+/// `identity` and `identity-window`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Where it is.
+    pub(crate) by: IdentityBy,
+    /// How many are remembered.
+    pub(crate) window: u32,
+}
+
+/// Where a message's identity is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum IdentityBy {
+    /// A path into a JSON object or the name of a CSV column.
+    Field(String),
+    /// A user property of MQTT 5, or `correlation-data`.
+    Property(String),
 }
 
 /// The kinds of source.

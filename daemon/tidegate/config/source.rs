@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use tidegate_domain::limits;
+
 use super::model::{
-    Decode, EventTime, MqttSource, MqttVersion, Source, SourceKind, Subscription, TimeUnit, join,
+    Decode, EventTime, Identity, IdentityBy, MqttSource, MqttVersion, Source, SourceKind,
+    Subscription, TimeUnit, join,
 };
-use super::mqtt::{self, Identity};
+use super::mqtt::{self, Identity as ClientIdentity};
 use super::raw::{Entry, Node, Value};
 use super::report::Place;
 use super::section::{At, Checker, Section, suggest};
@@ -24,12 +27,17 @@ const STALE_AFTER: Duration = Duration::from_mins(10);
 /// A year.
 const STALE_AFTER_MAX: Duration = Duration::from_hours(365 * 24);
 
+/// The name by which `identity` means the correlation data of MQTT 5 and not a user property.
+pub(crate) const CORRELATION_DATA: &str = "correlation-data";
+/// Identities remembered of one source at most: 16 bytes each in the store and about 50 in memory.
+const IDENTITIES_MAX: i64 = 1 << 20;
+
 /// Reads a source. `None` where an error was reported that leaves nothing to return.
 pub(super) fn source(
     cx: &mut Checker,
     entry: &Entry,
     gateway: &str,
-    identities: &mut Vec<Identity>,
+    identities: &mut Vec<ClientIdentity>,
 ) -> Option<Source> {
     let path = join("source", &entry.key);
     let mut section = Section::at(cx, path.clone(), &entry.node);
@@ -103,10 +111,16 @@ pub(super) fn source(
         Duration::from_secs(1)..=STALE_AFTER_MAX,
         STALE_AFTER,
     );
+    let identity = identity(
+        cx,
+        &mut section,
+        decode.as_ref(),
+        broker.as_ref().map(|_| v5),
+    );
     let id_place = section.key_place("client-id").or(Some(entry.place));
     section.finish(cx);
     let broker = broker?;
-    identities.push(Identity {
+    identities.push(ClientIdentity {
         host: broker.host.clone(),
         port: broker.port,
         client_id: broker.client_id.clone(),
@@ -122,8 +136,98 @@ pub(super) fn source(
             session_expiry: session_expiry.value,
         }),
         decode: decode?,
+        identity,
         stale_after: stale_after.value,
     })
+}
+
+/// By what duplicates are known. `v5`: whether the broker speaks MQTT 5, where that is known.
+fn identity(
+    cx: &mut Checker,
+    section: &mut Section<'_>,
+    decode: Option<&Decode>,
+    v5: Option<bool>,
+) -> Option<Identity> {
+    const FORM: &str = "write identity = { field = \"id\" }, or on MQTT 5 identity = { property = \"message-id\" }";
+    let path = section.path("identity");
+    let node = section.node("identity");
+    let window = section.integer(
+        cx,
+        "identity-window",
+        1..=IDENTITIES_MAX,
+        i64::from(limits::IDENTITIES),
+    );
+    let Some(node) = node else {
+        if window.place.is_some() {
+            let message = format!("`{}` without `identity`", section.path("identity-window"));
+            cx.error(window.place, message, FORM.to_owned());
+        }
+        return None;
+    };
+    let mut inner = Section::at(cx, path.clone(), node);
+    if !inner.exists() {
+        return None;
+    }
+    let field = inner.text(cx, "field");
+    let property = inner.text(cx, "property");
+    let place = inner.place();
+    inner.finish(cx);
+    let by = match (field, property) {
+        (Some(field), None) => {
+            check_identity_field(cx, &field, decode);
+            IdentityBy::Field(field.value)
+        }
+        (None, Some(property)) => {
+            if v5 == Some(false) {
+                let message = "properties come with MQTT 5 alone: this source speaks 3.1.1";
+                let help = "write version = \"5\", or name a field of the payload";
+                cx.error(property.place, message, help.to_owned());
+            }
+            if property.value.is_empty() || property.value.len() > usize::from(u16::MAX) {
+                let message = format!("`{path}.property` is no name of a property");
+                cx.error(property.place, message, FORM.to_owned());
+            }
+            IdentityBy::Property(property.value)
+        }
+        (None, None) => {
+            cx.missing(
+                place,
+                "`identity` says neither which field nor which property",
+                FORM.to_owned(),
+            );
+            return None;
+        }
+        (Some(_), Some(property)) => {
+            let message = "`identity` names a field and a property";
+            cx.error(property.place, message, "remove one of the two".to_owned());
+            return None;
+        }
+    };
+    Some(Identity {
+        by,
+        window: u32::try_from(window.value).unwrap_or(limits::IDENTITIES),
+    })
+}
+
+fn check_identity_field(cx: &mut Checker, field: &At<String>, decode: Option<&Decode>) {
+    if field.value.is_empty() {
+        let help = "name the field, or remove `identity`";
+        cx.error(field.place, "`field` is empty", help.to_owned());
+        return;
+    }
+    match decode {
+        Some(Decode::Text) => cx.error(
+            field.place,
+            "`text` has no fields: its payload is one value",
+            "write decode = \"json\" or columns, or on MQTT 5 identity = { property = \"message-id\" }".to_owned(),
+        ),
+        Some(Decode::Csv { columns, .. }) if !columns.contains(&field.value) => {
+            let message = format!("`identity` names no column: `{}`", field.value);
+            let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+            cx.error(field.place, message, suggest(&field.value, &columns));
+        }
+        Some(Decode::Csv { .. } | Decode::Json { .. }) | None => {}
+    }
 }
 
 fn subscriptions(cx: &mut Checker, section: &mut Section<'_>) -> Vec<At<Subscription>> {

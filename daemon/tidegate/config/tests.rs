@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tidegate_domain::item::Priority;
 
 use super::model::{
-    Decode, EventTime, From, MqttVersion, Secret, Send, Setting, SourceKind, TimeUnit,
+    Decode, EventTime, From, IdentityBy, MqttVersion, Secret, Send, Setting, SourceKind, TimeUnit,
 };
 use super::validate::Host;
 use super::{Config, Loaded, load_on};
@@ -467,6 +467,70 @@ fn what_contradicts_itself() {
             "error tidegate.toml:14:1 source `plant` and uplink `cloud` have the same client id",
         ],
     );
+}
+
+#[test]
+fn an_identity_is_a_field_or_a_property_that_can_be() {
+    let subscribe = "subscribe = [{ topic = \"plant/+/+\" }]";
+    let with = |lines: &str| format!("{subscribe}\n{lines}");
+    let refused = |lines: &str, expect: &str| {
+        check(&[(subscribe, &with(lines))], &[expect]);
+    };
+    refused(
+        "identity = {}",
+        "error tidegate.toml:7:12 `identity` says neither which field nor which property",
+    );
+    refused(
+        "identity = { field = \"id\", property = \"id\" }",
+        "error tidegate.toml:7:39 `identity` names a field and a property",
+    );
+    refused(
+        "identity = { fild = \"id\", field = \"id\" }",
+        "error tidegate.toml:7:14 unknown key",
+    );
+    refused(
+        "identity = { field = \"\" }",
+        "error tidegate.toml:7:22 `field` is empty",
+    );
+    refused(
+        "identity = { property = \"message-id\" }",
+        "error tidegate.toml:7:25 properties come with MQTT 5 alone: this source speaks 3.1.1",
+    );
+    refused(
+        "decode = \"text\"\nidentity = { field = \"id\" }",
+        "error tidegate.toml:8:22 `text` has no fields: its payload is one value",
+    );
+    refused(
+        "decode = { as = \"csv\", columns = [\"id\", \"temp\"] }\nidentity = { field = \"idd\" }",
+        "error tidegate.toml:8:22 `identity` names no column: `idd` (did you mean `id`",
+    );
+    refused(
+        "identity-window = 9",
+        "error tidegate.toml:7:19 `source.plant.identity-window` without `identity`",
+    );
+    refused(
+        "identity = { field = \"id\" }\nidentity-window = 0",
+        "error tidegate.toml:8:19 0 is out of range for `source.plant.identity-window`",
+    );
+    refused(
+        "identity = { field = \"id\" }\n[store]\nmax-size = \"8MiB\"",
+        "error tidegate.toml:9:12 the identities of messages can take 1536KiB of the store's 8MiB",
+    );
+    for (lines, by) in [
+        (
+            "identity = { field = \"meta/id\" }",
+            IdentityBy::Field("meta/id".to_owned()),
+        ),
+        (
+            "version = \"5\"\nidentity = { property = \"message-id\" }",
+            IdentityBy::Property("message-id".to_owned()),
+        ),
+    ] {
+        let text = GOOD.replace(subscribe, &with(lines));
+        let config = good(&[("tidegate.toml", &text)], &[]);
+        let identity = config.sources[0].identity.clone().unwrap();
+        assert_eq!((identity.by, identity.window), (by, 65_536));
+    }
 }
 
 #[test]
@@ -993,7 +1057,14 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
         &["source", "plant"],
         &[
             &broker[..],
-            &["subscribe", "session-expiry", "decode", "stale-after"],
+            &[
+                "subscribe",
+                "session-expiry",
+                "decode",
+                "identity",
+                "identity-window",
+                "stale-after",
+            ],
         ]
         .concat(),
     );

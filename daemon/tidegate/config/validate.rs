@@ -18,6 +18,7 @@ use super::raw::{Entry, Node, Raw, Table, Value};
 use super::report::{Place, Problems};
 use super::section::{At, Checker, Section, suggest};
 use super::source::source;
+use super::units;
 use super::uplink::uplink;
 
 /// Characters of a name. Names stand in topics, metrics and every stored row.
@@ -196,6 +197,7 @@ fn check_whole(cx: &mut Checker, config: &Config, sources: &[&Entry], uplinks: &
         );
     }
     check_loops(cx, config);
+    check_identity_room(cx, config);
     for (index, entry) in sources.iter().enumerate() {
         if !cx.dangling
             && !config
@@ -236,6 +238,27 @@ fn check_whole(cx: &mut Checker, config: &Config, sources: &[&Entry], uplinks: &
                 "raise store.max-age above it".to_owned(),
             );
         }
+    }
+}
+
+/// Identities are never given up for space: they must leave room for what they identify.
+fn check_identity_room(cx: &mut Checker, config: &Config) {
+    let identities = config
+        .sources
+        .iter()
+        .filter_map(|source| source.identity.as_ref());
+    // 16 bytes each, a row for every commit of them, and an eighth more than the window.
+    let bytes: u64 = identities
+        .map(|identity| u64::from(identity.window) * 24)
+        .sum();
+    if bytes > config.store.max_size / 8 {
+        let message = format!(
+            "the identities of messages can take {} of the store's {}",
+            units::show_size(bytes),
+            units::show_size(config.store.max_size)
+        );
+        let help = "they may take an eighth: lower `identity-window`, or raise `store.max-size`";
+        cx.error(config.place("store.max-size"), message, help.to_owned());
     }
 }
 

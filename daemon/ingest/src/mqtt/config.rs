@@ -47,6 +47,17 @@ pub struct MqttConfig {
     /// Whether the broker is expected to have a session of ours: true once this source has ever received. Where it
     /// then has none, [`Occurrence::SessionLost`](crate::Occurrence::SessionLost) is reported.
     pub had_session: bool,
+    /// MQTT 5 alone: the property by which a message that comes twice is known.
+    pub identity: Option<Property>,
+}
+
+/// A property of MQTT 5 that senders fill as they like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Property {
+    /// The value of the first user property of this name.
+    User(String),
+    /// The correlation data.
+    CorrelationData,
 }
 
 /// How a broker is reached.

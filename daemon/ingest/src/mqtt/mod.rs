@@ -22,6 +22,7 @@ mod source;
 mod tests;
 
 pub use config::{
-    ConfigError, Credentials, MqttConfig, Qos, RECEIVE_MAXIMUM, Subscription, Transport, Version,
+    ConfigError, Credentials, MqttConfig, Property, Qos, RECEIVE_MAXIMUM, Subscription, Transport,
+    Version,
 };
 pub use source::{MqttSource, mqtt};

@@ -5,7 +5,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tidegate_domain::limits::{PACKET_BYTES, PAYLOAD_BYTES};
 
-use super::config::{MqttConfig, RECEIVE_MAXIMUM, Subscription, Version};
+use super::config::{MqttConfig, Property, RECEIVE_MAXIMUM, Subscription, Version};
 
 pub(super) const PINGREQ: [u8; 2] = [0xC0, 0];
 /// Normal disconnection: without the last will, and the session stays.
@@ -53,6 +53,8 @@ pub(super) struct Publish {
     pub(super) id: u16,
     body: Bytes,
     topic_end: usize,
+    /// Where the properties of MQTT 5 lie.
+    properties: (usize, usize),
     payload_start: usize,
     /// Bytes of the payload as sent; more than there are where it was cut.
     pub(super) length: usize,
@@ -66,6 +68,37 @@ impl Publish {
     pub(super) fn into_payload(mut self) -> Bytes {
         self.body.advance(self.payload_start);
         self.body
+    }
+
+    /// A property that a sender can set as it likes, where the message has it.
+    pub(super) fn property(&self, wanted: &Property) -> Option<Bytes> {
+        let (start, end) = self.properties;
+        let mut fields = Fields {
+            rest: self.body.get(start..end)?,
+            packet: "PUBLISH",
+        };
+        while !fields.rest.is_empty() {
+            let found = match fields.u8().ok()? {
+                0x09 => {
+                    let data = fields.string().ok()?;
+                    (*wanted == Property::CorrelationData).then_some(data)
+                }
+                0x26 => {
+                    let (name, value) = (fields.string().ok()?, fields.string().ok()?);
+                    let is_it =
+                        matches!(wanted, Property::User(wanted) if wanted.as_bytes() == name);
+                    is_it.then_some(value)
+                }
+                property => {
+                    fields.skip_property(property).ok()?;
+                    None
+                }
+            };
+            if let Some(found) = found {
+                return Some(self.body.slice_ref(found));
+            }
+        }
+        None
     }
 
     pub(super) fn payload_len(&self) -> usize {
@@ -195,11 +228,14 @@ impl Decoder {
         fields.take(topic)?;
         let qos = first >> 1 & 3;
         let id = if qos > 0 { fields.u16()? } else { 0 };
+        let mut properties = (0, 0);
         if self.version == Version::V5 {
-            // None of the properties changes what a message means to us: topic aliases are not allowed to the
-            // broker (3.1.2.11.5: we announce none).
-            let properties = fields.varint()?;
-            fields.take(properties)?;
+            // None of the properties changes what a message means to us, unless one is named as its identity: topic
+            // aliases are not allowed to the broker (3.1.2.11.5: we announce none).
+            let length = fields.varint()?;
+            let start = body.len() - fields.rest.len();
+            fields.take(length)?;
+            properties = (start, start + length);
         }
         let payload_start = body.len() - fields.rest.len();
         Ok(Publish {
@@ -207,6 +243,7 @@ impl Decoder {
             qos,
             id,
             topic_end: 2 + topic,
+            properties,
             payload_start,
             length: body.len() - payload_start,
             body,
@@ -232,26 +269,7 @@ impl Decoder {
                     let text = properties.string()?;
                     said.reason = Some(String::from_utf8_lossy(text).into_owned());
                 }
-                0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2A => {
-                    properties.take(1)?;
-                }
-                0x21..=0x23 => {
-                    properties.take(2)?;
-                }
-                0x02 | 0x11 | 0x18 | 0x27 => {
-                    properties.take(4)?;
-                }
-                0x0B => {
-                    properties.varint()?;
-                }
-                0x03 | 0x08 | 0x09 | 0x12 | 0x15 | 0x16 | 0x1A | 0x1C => {
-                    properties.string()?;
-                }
-                0x26 => {
-                    properties.string()?;
-                    properties.string()?;
-                }
-                _ => return Err(PacketError::Property(property, properties.packet)),
+                _ => properties.skip_property(property)?,
             }
         }
         Ok(said)
@@ -315,6 +333,33 @@ impl<'a> Fields<'a> {
     fn u16(&mut self) -> Result<u16, PacketError> {
         let bytes = self.take(2)?;
         Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
+    }
+
+    /// Passes over the value of a property (2.2.2.2).
+    fn skip_property(&mut self, property: u8) -> Result<(), PacketError> {
+        match property {
+            0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2A => {
+                self.take(1)?;
+            }
+            0x13 | 0x21..=0x23 => {
+                self.take(2)?;
+            }
+            0x02 | 0x11 | 0x18 | 0x27 => {
+                self.take(4)?;
+            }
+            0x0B => {
+                self.varint()?;
+            }
+            0x03 | 0x08 | 0x09 | 0x12 | 0x15 | 0x16 | 0x1A | 0x1C | 0x1F => {
+                self.string()?;
+            }
+            0x26 => {
+                self.string()?;
+                self.string()?;
+            }
+            _ => return Err(PacketError::Property(property, self.packet)),
+        }
+        Ok(())
     }
 
     fn string(&mut self) -> Result<&'a [u8], PacketError> {
@@ -579,6 +624,43 @@ mod tests {
             assert_eq!((publish.payload_len(), publish.length), (2, 2));
             assert_eq!(publish.into_payload(), &b"hi"[..]);
         }
+    }
+
+    #[test]
+    fn a_named_property_is_found_among_others() {
+        // Content type, correlation data, the user properties `id` twice and `no`, and expiry behind them.
+        let properties = b"\x03\0\x01c\x09\0\x03cor\x26\0\x02no\0\x01x\x26\0\x02id\0\x02m1\x26\0\x02id\0\x02m2\x02\0\0\0\x09";
+        let property = |properties: &[u8], wanted: Property| {
+            let mut bytes = vec![
+                0x30,
+                u8::try_from(4 + properties.len() + 2).unwrap(),
+                0,
+                1,
+                b'a',
+            ];
+            bytes.push(u8::try_from(properties.len()).unwrap());
+            bytes.extend_from_slice(properties);
+            bytes.extend_from_slice(b"hi");
+            let packets = decode(Version::V5, &bytes).unwrap();
+            let Ok([Packet::Publish(publish)]) = <[Packet; 1]>::try_from(packets) else {
+                panic!("no PUBLISH");
+            };
+            let found = publish.property(&wanted);
+            assert_eq!(publish.into_payload(), &b"hi"[..]);
+            found.map(|found| String::from_utf8(found.to_vec()).unwrap())
+        };
+        let user = |name: &str| Property::User(name.to_owned());
+        assert_eq!(property(properties, user("id")).unwrap(), "m1");
+        assert_eq!(property(properties, user("no")).unwrap(), "x");
+        assert_eq!(property(properties, user("i")), None);
+        assert_eq!(
+            property(properties, Property::CorrelationData).unwrap(),
+            "cor"
+        );
+        assert_eq!(property(b"", user("id")), None);
+        // Properties that end too early or mean nothing have no identity; the message is taken all the same.
+        assert_eq!(property(b"\x26\0\x02id\0\x09m", user("id")), None);
+        assert_eq!(property(b"\x7F\0\x26\0\x02id\0\x01m", user("id")), None);
     }
 
     #[test]

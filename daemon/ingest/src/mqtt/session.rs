@@ -261,6 +261,7 @@ mod tests {
             keep_alive: KEEP_ALIVE,
             session_expiry: Duration::ZERO,
             had_session: false,
+            identity: None,
         }
     }
 

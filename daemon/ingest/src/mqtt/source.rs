@@ -370,6 +370,10 @@ impl<T: From<Received> + Send> MqttSource<T> {
     fn message(&mut self, publish: Publish, arrival: Arrival) -> Message {
         let topic = self.intake.topic(publish.topic());
         let (length, redelivered) = (publish.length, publish.dup);
+        let wanted = self.config.identity.as_ref();
+        let identity = wanted
+            .and_then(|wanted| publish.property(wanted))
+            .filter(|identity| !identity.is_empty());
         self.shared.count_received(length, redelivered);
         if length > publish.payload_len() {
             self.reporter.report(
@@ -385,6 +389,7 @@ impl<T: From<Received> + Send> MqttSource<T> {
             source: self.config.index,
             topic,
             ack: (publish.qos > 0).then(|| self.shared.acks().arrived(publish.id)),
+            identity,
             payload: publish.into_payload(),
             arrival,
             redelivered,

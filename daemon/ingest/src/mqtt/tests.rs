@@ -39,6 +39,7 @@ impl Daemon {
             keep_alive: Duration::from_secs(60),
             session_expiry: Duration::from_secs(3600),
             had_session: false,
+            identity: None,
         };
         change(&mut config);
         let (intake_tx, intake) = mpsc::channel(SOURCE_QUEUE_MESSAGES);

@@ -16,6 +16,7 @@
 //! time at which it happened to arrive. A message either becomes all of its readings or fails with one reason.
 
 mod csv;
+mod identity;
 mod json;
 mod names;
 mod number;
@@ -29,6 +30,7 @@ use tidegate_domain::limits::PAYLOAD_BYTES;
 use tidegate_domain::outcome::reason;
 use tidegate_domain::{Batch, Message};
 
+pub use identity::IdentityField;
 pub use time::TimeUnit;
 
 use csv::Csv;
@@ -78,6 +80,18 @@ pub enum DecodeConfigError {
     #[error("`time-field` names `{field}`, which is none of the columns")]
     TimeFieldNoColumn {
         /// The time field.
+        field: String,
+    },
+    /// An identity with no name.
+    #[error("the field of `identity` is empty; name one, or leave `identity` out")]
+    IdentityEmpty,
+    /// Text has no fields.
+    #[error("`identity` needs fields, which `text` has not; use `json` or `csv`, or a property")]
+    IdentityOfText,
+    /// An identity that is no column.
+    #[error("`identity` names `{field}`, which is none of the columns")]
+    IdentityNoColumn {
+        /// The field.
         field: String,
     },
     /// No column has a name other than the time's.

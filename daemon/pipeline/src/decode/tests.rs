@@ -22,6 +22,7 @@ fn message(topic: &str, payload: &[u8]) -> Message {
         },
         ack: None,
         redelivered: false,
+        identity: None,
     }
 }
 

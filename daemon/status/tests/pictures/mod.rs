@@ -191,6 +191,7 @@ pub(crate) fn rich() -> Picture {
     let plant = SourceCounts {
         received: 41_207_331,
         redelivered: 214,
+        unidentified: 0,
         decoded: 41_207_112,
         quarantined: 217,
         dropped: BTreeMap::from([("overflow".to_owned(), 2)]),
@@ -264,6 +265,7 @@ pub(crate) fn rich() -> Picture {
                 since: now - 1_051_190_000,
                 received: plant.received,
                 redelivered: plant.redelivered,
+                unidentified: plant.unidentified,
                 decoded: plant.decoded,
                 quarantined: plant.quarantined,
                 dropped: plant.dropped.clone(),

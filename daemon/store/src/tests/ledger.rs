@@ -63,6 +63,7 @@ fn outcome(bench: &Bench, sample: &Sample) -> BatchOutcome {
     outcome.counts = MessageCounts {
         received: sample.decoded + undecodable + sample.dropped,
         redelivered: sample.decoded / 2,
+        unidentified: sample.decoded / 3,
         decoded: sample.decoded,
         quarantined: undecodable,
         dropped: BTreeMap::from([("no-pipeline", sample.dropped)]),

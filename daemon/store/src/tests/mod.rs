@@ -2,6 +2,7 @@
 
 mod bounds;
 mod crash;
+mod identities;
 mod ledger;
 mod opening;
 mod outbox;
@@ -45,6 +46,7 @@ pub(crate) fn config() -> StoreConfig {
         linger: Duration::from_millis(100),
         lateness: Duration::from_secs(2),
         sources: vec!["plant".to_owned()],
+        identity_windows: vec![0],
         pipelines: vec![PipelineConfig {
             name: "temperature".to_owned(),
             window: Some(Duration::from_secs(60)),
