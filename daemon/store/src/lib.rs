@@ -15,6 +15,7 @@ mod disk;
 mod evict;
 #[cfg(feature = "test-faults")]
 pub mod faults;
+mod fetch;
 mod gaps;
 mod group;
 mod history;

@@ -1,19 +1,19 @@
 //! Reading beside the writer.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use tidegate_domain::delivery::SealedMessage;
-use tidegate_domain::item::{ItemKind, JsonValue, Priority};
+use tidegate_domain::delivery::{Request, SealedMessage, Share, Window};
+use tidegate_domain::item::JsonValue;
 use tidegate_domain::{Ledger, Quality};
 
 use crate::block;
 use crate::books::{Books, Scope, own};
+use crate::fetch;
 use crate::input::ClosedSummary;
 use crate::num::{count, sql_len};
-use crate::outbox;
 use crate::schema;
 use crate::series::Names;
 use crate::windows;
@@ -124,8 +124,7 @@ impl Reader {
     }
 
     /// Sealed messages that wait, the most urgent first, then by number: at most `max_messages`, and no more than
-    /// `max_bytes` of bodies, but one where any waits. Those in `exclude` are left out. What is handed out counts as
-    /// in flight, and is never given up for space, until it is settled.
+    /// `max_bytes` of bodies, but one where any waits. Those in `exclude` are left out.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -136,14 +135,37 @@ impl Reader {
         max_messages: usize,
         max_bytes: usize,
     ) -> Result<Vec<SealedMessage>, ReadError> {
+        let mut request = Request {
+            exclude: exclude.to_vec(),
+            room: Window {
+                messages: max_messages,
+                bytes: max_bytes,
+            },
+            alarms_only: false,
+            // All of it is backlog: one lane.
+            mark: u64::MAX,
+            share: Share::new(0),
+        };
+        self.look(uplink, &mut request)
+    }
+
+    /// Sealed messages that wait, as the request wants them. What is handed out counts as in flight, and is never given
+    /// up for space, until it is settled.
+    ///
+    /// # Errors
+    /// The database cannot be read; the request's share may have been charged.
+    pub fn look(
+        &self,
+        uplink: usize,
+        request: &mut Request,
+    ) -> Result<Vec<SealedMessage>, ReadError> {
         // Before the database is looked at: see `evict`.
         let in_flight = self.shared.in_flight.lock(uplink);
-        let exclude: BTreeSet<u64> = exclude.iter().copied().collect();
         let messages = self.read("sealed messages", |conn| {
             let Some(id) = self.uplink_id(conn, uplink)? else {
                 return Ok(Vec::new());
             };
-            take_messages(conn, id, &exclude, max_messages, max_bytes)
+            fetch::take(conn, id, request)
         })?;
         if let Some(mut in_flight) = in_flight {
             in_flight.extend(messages.iter().map(|message| message.seq));
@@ -275,51 +297,6 @@ impl Reader {
         let mut rows = statement.query([self.uplinks.get(uplink)])?;
         rows.next()?.map(|row| row.get(0)).transpose()
     }
-}
-
-fn take_messages(
-    conn: &Connection,
-    uplink: i64,
-    exclude: &BTreeSet<u64>,
-    max_messages: usize,
-    max_bytes: usize,
-) -> Result<Vec<SealedMessage>, rusqlite::Error> {
-    let mut messages: Vec<SealedMessage> = Vec::new();
-    let mut bytes = 0;
-    let mut statement = conn.prepare_cached(
-        "SELECT seq, kind, items, bytes, first_item, last_item FROM message
-         WHERE uplink = ?1 AND priority = ?2 ORDER BY seq",
-    )?;
-    for priority in [
-        Priority::Alarm,
-        Priority::High,
-        Priority::Normal,
-        Priority::Low,
-    ] {
-        let mut rows = statement.query((uplink, priority as u8))?;
-        while let Some(row) = rows.next()? {
-            let seq = count(row.get(0)?);
-            if exclude.contains(&seq) {
-                continue;
-            }
-            let length = usize::try_from(row.get::<_, i64>(3)?).unwrap_or(usize::MAX);
-            let fits = bytes + length <= max_bytes || messages.is_empty();
-            if messages.len() >= max_messages || !fits {
-                return Ok(messages);
-            }
-            bytes += length;
-            let kind: usize = row.get::<_, u8>(1)?.into();
-            messages.push(SealedMessage {
-                seq,
-                // The table holds what `ItemKind` counted out.
-                kind: ItemKind::ALL.get(kind).copied().unwrap_or(ItemKind::Event),
-                priority,
-                items: row.get(2)?,
-                body: outbox::body(conn, row.get(4)?, row.get(5)?)?,
-            });
-        }
-    }
-    Ok(messages)
 }
 
 fn latest_readings(conn: &Connection, limit: usize) -> Result<Vec<LatestReading>, rusqlite::Error> {

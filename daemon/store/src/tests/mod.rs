@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tidegate_domain::delivery::{SealedMessage, Settled, Verdict};
+use tidegate_domain::delivery::{Request, SealedMessage, Settled, Share, Verdict, Window};
 use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::{
     AlarmChange, AlarmState, Generation, MessageCounts, PipelineOutcome, Severity,

@@ -56,6 +56,86 @@ fn messages_leave_by_priority_and_then_in_order() {
 }
 
 #[test]
+fn live_data_and_backlog_share_the_bytes_of_a_look() {
+    let mut bench = Bench::with(readings_config());
+    // One message of readings a second: 1 to 10 are the backlog, 11 to 20 live.
+    for second in 0..20 {
+        let outcome = bench.outcome(&[("a/temp", second, 1.0)]);
+        bench.apply(outcome);
+        bench.commit();
+    }
+    let look = |share: u16, mark: u64, exclude: &[u64], messages: usize| {
+        let mut request = Request {
+            exclude: exclude.to_vec(),
+            room: Window {
+                messages,
+                bytes: usize::MAX,
+            },
+            alarms_only: false,
+            mark,
+            share: Share::new(share),
+        };
+        let mut seqs = Vec::new();
+        // What the share remembers goes from one look to the next.
+        for _ in 0..2 {
+            let messages = bench.reader().look(0, &mut request).unwrap();
+            let taken = messages.iter().map(|message| message.seq);
+            request.exclude.extend(taken.clone());
+            seqs.extend(taken);
+        }
+        seqs
+    };
+    assert_eq!(look(500, 10, &[], 3), [11, 1, 12, 2, 13, 3]);
+    assert_eq!(look(500, 10, &[11, 1], 3), [12, 2, 13, 3, 14, 4]);
+    assert_eq!(
+        look(1000, 10, &[], 6)[..11],
+        [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 1]
+    );
+    assert_eq!(
+        look(0, 10, &[], 6)[..11],
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    );
+    assert_eq!(look(250, 10, &[], 4), [11, 1, 2, 3, 12, 4, 5, 6]);
+    assert_eq!(look(500, 0, &[], 2), [1, 2, 3, 4], "everything is live");
+    assert_eq!(look(500, 20, &[], 2), [1, 2, 3, 4], "nothing is");
+
+    // Alarms first, however many of them are backlog; then the higher priority.
+    for state in [AlarmState::Raised, AlarmState::Cleared] {
+        let mut outcome = bench.outcome(&[("a/temp", 20, 1.0)]);
+        outcome.pipelines[0].alarms.push(alarm("a/temp", state));
+        bench.apply(outcome);
+        bench.commit();
+    }
+    let order = |mark, alarms_only| {
+        let mut request = Request {
+            exclude: Vec::new(),
+            room: Window {
+                messages: 3,
+                bytes: usize::MAX,
+            },
+            alarms_only,
+            mark,
+            share: Share::new(500),
+        };
+        let messages = bench.reader().look(0, &mut request).unwrap();
+        let order = messages
+            .iter()
+            .map(|message| (message.priority, message.seq));
+        order.collect::<Vec<_>>()
+    };
+    let all = order(10, false);
+    assert!(all[0].0 == Priority::Alarm && all[1].0 == Priority::Alarm);
+    assert!(all[0].1 < all[1].1, "raised, then cleared: {all:?}");
+    assert_eq!(all[2], (Priority::Low, 11));
+    assert_eq!(
+        order(all[0].1, false)[..2],
+        all[..2],
+        "one is backlog by now"
+    );
+    assert_eq!(order(10, true), all[..2]);
+}
+
+#[test]
 fn an_alarm_that_is_raised_already_is_no_news() {
     let mut bench = Bench::new();
     let raise = |bench: &mut Bench, states: &[AlarmState]| {
