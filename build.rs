@@ -1,18 +1,25 @@
-//! Puts the factory modules into the binary: writes `factory.rs`, the table that `daemon/tidegate/factory.rs` includes.
+//! Puts into the binary when it was built, and the factory modules: writes `factory.rs`, the table that
+//! `daemon/tidegate/factory.rs` includes.
 //!
-//! They are taken as built, from `modules/target/components` or from where `TIDEGATE_MODULES` says: building WebAssembly in
-//! here would need another target and another linker in the middle of the daemon's own build.
+//! The modules are taken as built, from `modules/target/components` or from where `TIDEGATE_MODULES` says: building
+//! WebAssembly in here would need another target and another linker in the middle of the daemon's own build.
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, fs};
 
 const VARIABLE: &str = "TIDEGATE_MODULES";
+/// How reproducible builds are told their time: https://reproducible-builds.org/specs/source-date-epoch/
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={VARIABLE}");
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed={EPOCH}");
+    println!("cargo::rustc-env=TIDEGATE_BUILT={}", built()?);
     let components = env::var_os(VARIABLE).map_or_else(
         || {
             Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default())
@@ -37,6 +44,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     fs::write(out.join("factory.rs"), table(&modules)?)?;
     Ok(())
+}
+
+/// A time, in seconds since the epoch, that has passed when this program runs; the same for the same sources: what the
+/// packager says, else that of the commit. A tree without history has only the clock of the machine that builds.
+///
+/// This script does not run again for every commit: a build in a tree that was built before may carry an earlier time,
+/// which is as true.
+fn built() -> Result<u64, Box<dyn Error>> {
+    if let Ok(text) = env::var(EPOCH) {
+        return Ok(text
+            .trim()
+            .parse()
+            .map_err(|e| format!("{EPOCH}={text}: {e}"))?);
+    }
+    let commit = Command::new("git")
+        .args(["log", "-1", "--format=%ct"])
+        .current_dir(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default())
+        .output();
+    let commit = commit
+        .ok()
+        .filter(|output| output.status.success())
+        .and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse().ok());
+    match commit {
+        Some(time) => Ok(time),
+        None => Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs()),
+    }
 }
 
 /// A component and its manifest.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context;
 use tidegate_domain::delivery::{SealedMessage, Window};
 use tidegate_domain::limits;
-use tidegate_domain::outcome::{MessageCounts, Severity, StateChange, reason};
+use tidegate_domain::outcome::{MessageCounts, StateChange, reason};
 use tidegate_domain::series::SeriesFilter;
 use tidegate_domain::{Arrival, BatchOutcome, Identity};
 use tidegate_ingest as ingest;
@@ -20,6 +20,7 @@ use tidegate_pipeline::{
 };
 use tidegate_store as store;
 use tidegate_store::{Measures, SourceGap};
+use tidegate_tls::Tls;
 use tidegate_uplink as uplink;
 use tidegate_uplink::OutboxError;
 
@@ -124,36 +125,6 @@ pub(crate) fn store_config(config: &Config) -> anyhow::Result<store::StoreConfig
             })
             .collect(),
         measures: Measures::new(measures).context("[series]")?,
-        alarm_limits: config.alarms,
-        silence: silence(config)?,
-    })
-}
-
-/// Which silence of a series counts, and who hears of it.
-fn silence(config: &Config) -> anyhow::Result<store::SilenceConfig> {
-    let source = |(index, source): (usize, &config::Source)| {
-        let readers = config
-            .pipelines
-            .iter()
-            .filter(|pipeline| pipeline.from.contains(&index));
-        let uplinks: BTreeSet<usize> = readers
-            .flat_map(|pipeline| pipeline.to.iter().map(|route| route.uplink))
-            .collect();
-        store::SourceSilence {
-            after: source.stale_after,
-            alarm: source.stale_alarm,
-            uplinks: uplinks.into_iter().collect(),
-        }
-    };
-    // A description that says nothing of alarms hides those after it, as with everything that it describes.
-    let first_says: Vec<(String, Option<Option<Severity>>)> = config
-        .series
-        .iter()
-        .map(|series| (series.glob.clone(), series.stale_alarm))
-        .collect();
-    Ok(store::SilenceConfig {
-        sources: config.sources.iter().enumerate().map(source).collect(),
-        series: store::SeriesAlarms::new(first_says).context("[series]")?,
     })
 }
 
@@ -169,10 +140,17 @@ fn route(route: &config::Route) -> store::Route {
     }
 }
 
+/// The TLS of a broker's connection, if it is to have any, with its files read.
+pub(crate) fn tls(broker: &config::Broker) -> anyhow::Result<Option<Arc<Tls>>> {
+    let tls = broker.tls.clone().map(Tls::load).transpose()?;
+    Ok(tls.map(Arc::new))
+}
+
 /// What a source is told. `had_session`: whether a broker is expected to know us.
 pub(crate) fn source_config(
     source: &config::Source,
     index: usize,
+    tls: Option<&Arc<Tls>>,
     had_session: bool,
 ) -> ingest::MqttConfig {
     let config::SourceKind::Mqtt(mqtt) = &source.kind;
@@ -182,7 +160,9 @@ pub(crate) fn source_config(
         name: source.name.clone(),
         host: broker.host.clone(),
         port: broker.port,
-        transport: ingest::Transport::Tcp,
+        transport: tls.map_or(ingest::Transport::Tcp, |tls| {
+            ingest::Transport::Tls(Arc::clone(tls))
+        }),
         version: match broker.version {
             config::MqttVersion::V311 => ingest::Version::V311,
             config::MqttVersion::V5 => ingest::Version::V5,
@@ -239,6 +219,7 @@ pub(crate) fn receive_window(source: &config::Source) -> u32 {
 pub(crate) fn uplink_config(
     config: &Config,
     index: usize,
+    tls: Option<&Arc<Tls>>,
     modules: &[Arc<LoadedModule>],
 ) -> uplink::MqttUplinkConfig {
     let uplink = &config.uplinks[index];
@@ -253,7 +234,9 @@ pub(crate) fn uplink_config(
         gateway: config.gateway.id.clone(),
         host: broker.host.clone(),
         port: broker.port,
-        transport: uplink::Transport::Plain,
+        transport: tls.map_or(uplink::Transport::Plain, |tls| {
+            uplink::Transport::Tls(Arc::clone(tls))
+        }),
         version,
         client_id: broker.client_id.clone(),
         credentials: broker.username.clone().map(|username| uplink::Credentials {

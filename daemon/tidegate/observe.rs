@@ -5,15 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidegate_domain::alarm::State;
-use tidegate_domain::outcome::{Generation, Severity};
-use tidegate_domain::{Ledger, item};
+use tidegate_domain::Ledger;
+use tidegate_domain::outcome::Generation;
 use tidegate_ingest::{SourceHandle, SourceState};
 use tidegate_pipeline::{BreakerState, FilterSnapshot, LoadedModule, Origin, PipelineStats};
 use tidegate_status::view::{self, Readiness, Snapshot, View};
-use tidegate_store::{
-    ActiveAlarm, ClosedSummary, Committed, Recovered, StaleSeries, StoreState, StoreStats,
-};
+use tidegate_store::{ClosedSummary, Committed, Recovered, StoreState, StoreStats};
+use tidegate_tls::{Role, Tls};
 use tidegate_uplink::{LinkState, UplinkHandle};
 use tokio::sync::Notify;
 
@@ -45,7 +43,10 @@ impl Observed {
     pub(crate) fn new(recovered: &Recovered) -> Self {
         Self {
             ledger: Arc::clone(&recovered.ledger),
-            stats: recovered.stats.clone(),
+            stats: StoreStats {
+                windows_open: recovered.windows_open,
+                ..StoreStats::default()
+            },
             commits: VecDeque::with_capacity(COMMITS),
             summaries: VecDeque::new(),
         }
@@ -97,6 +98,9 @@ pub(crate) struct Observer {
     pub(crate) observed: Arc<Mutex<Observed>>,
     pub(crate) sources: Vec<SourceHandle>,
     pub(crate) uplinks: Vec<UplinkHandle>,
+    /// In the configuration's order; `None` where a connection is in clear.
+    pub(crate) source_tls: Vec<Option<Arc<Tls>>>,
+    pub(crate) uplink_tls: Vec<Option<Arc<Tls>>>,
     /// In the configuration's order.
     pub(crate) pipelines: Vec<PipelineView>,
     pub(crate) modules: Vec<Arc<LoadedModule>>,
@@ -275,6 +279,7 @@ impl Observer {
             name: source.name.clone(),
             kind: "mqtt".to_owned(),
             url: url(&mqtt.broker),
+            tls: self.source_tls[index].as_deref().map(tls_status),
             state: source_state(&status.state),
             since: seen.map_or(self.started_at, |seen| seen.since),
             backing_off_until: match status.state {
@@ -388,6 +393,7 @@ impl Observer {
         view::UplinkStatus {
             name: uplink.name.clone(),
             url: url(&uplink.broker),
+            tls: self.uplink_tls[index].as_deref().map(tls_status),
             state: uplink_state(status.state),
             since: seen.map_or(self.started_at, |seen| seen.since),
             connected_since: status.connected_since.and_then(|at| {
@@ -448,25 +454,6 @@ impl Observer {
             commit_p99_seconds: quantile(99),
             rows_per_commit: ratio(rows, observed.commits.len() as u64),
             last_error: stats.last_error.clone(),
-        }
-    }
-
-    fn alarms(stats: &StoreStats) -> view::AlarmsStatus {
-        let alarms = &stats.alarms;
-        let mut items = alarm_rows(&alarms.active);
-        items.truncate(view::AlarmsStatus::ITEMS);
-        let stale = alarms.stale_series.iter().take(view::AlarmsStatus::ITEMS);
-        view::AlarmsStatus {
-            active: stats.alarms_active,
-            acknowledged: alarms.acknowledged,
-            suppressed: alarms.suppressed,
-            lost: alarms.lost,
-            floods: alarms.floods,
-            series: alarms.series,
-            stale: alarms.stale,
-            unheard: alarms.unheard,
-            items,
-            stale_items: stale.map(stale_row).collect(),
         }
     }
 
@@ -560,7 +547,6 @@ impl View for Observer {
             store,
             uplinks,
             modules: self.modules(),
-            alarms: Self::alarms(&observed.stats),
             quarantine_total: ledger
                 .sources
                 .values()
@@ -583,16 +569,6 @@ impl View for Observer {
 
     fn ledger(&self) -> Arc<Ledger> {
         Arc::clone(&lock(&self.observed).ledger)
-    }
-
-    fn alarms(&self) -> Vec<view::AlarmRow> {
-        let active = Arc::clone(&lock(&self.observed).stats.alarms.active);
-        alarm_rows(&active)
-    }
-
-    fn stale_series(&self) -> Vec<view::StaleRow> {
-        let stale = Arc::clone(&lock(&self.observed).stats.alarms.stale_series);
-        stale.iter().map(stale_row).collect()
     }
 
     fn ready(&self) -> Readiness {
@@ -649,49 +625,6 @@ impl Sampled {
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let count = after.saturating_sub(*before) as f64;
         if seconds > 0.0 { count / seconds } else { 0.0 }
-    }
-}
-
-/// Gravest first, then newest.
-fn alarm_rows(active: &[ActiveAlarm]) -> Vec<view::AlarmRow> {
-    let mut rows: Vec<view::AlarmRow> = active.iter().map(alarm_row).collect();
-    rows.sort_by_key(|row| std::cmp::Reverse((row.severity, row.time)));
-    rows
-}
-
-pub(crate) fn alarm_row(active: &ActiveAlarm) -> view::AlarmRow {
-    let ActiveAlarm { key, alarm } = active;
-    let (cause, acknowledged) = (&alarm.cause, alarm.acknowledged.as_ref());
-    view::AlarmRow {
-        source: key.owner.source().map(ToString::to_string),
-        pipeline: key.owner.pipeline().map(ToString::to_string),
-        filter: cause.filter.to_string(),
-        series: key.series.to_string(),
-        code: key.code.to_string(),
-        severity: match cause.severity {
-            Severity::Info => view::AlarmSeverity::Info,
-            Severity::Warning => view::AlarmSeverity::Warning,
-            Severity::Critical => view::AlarmSeverity::Critical,
-        },
-        state: match alarm.state {
-            State::Acknowledged => view::AlarmState::Acknowledged,
-            State::Raised | State::Cleared => view::AlarmState::Raised,
-        },
-        time: item::millis(cause.time),
-        text: cause.text.clone(),
-        value: cause.value,
-        acknowledged_by: acknowledged.map(|by| by.by.clone()),
-        acknowledged_at: acknowledged.map(|by| item::millis(by.at)),
-        flooding: alarm.flooding,
-        suppressed: alarm.suppressed,
-    }
-}
-
-pub(crate) fn stale_row(stale: &StaleSeries) -> view::StaleRow {
-    view::StaleRow {
-        source: stale.source.to_string(),
-        series: stale.series.to_string(),
-        heard: item::millis(stale.heard),
     }
 }
 
@@ -783,9 +716,32 @@ fn summary_row(summary: &ClosedSummary) -> view::SummaryRow {
     }
 }
 
+fn tls_status(tls: &Tls) -> view::TlsStatus {
+    let status = tls.status();
+    let certificates = status.certificates.into_iter();
+    view::TlsStatus {
+        certificates: certificates
+            .map(|(role, certificate)| view::CertificateStatus {
+                role: match role {
+                    Role::Own => view::CertificateRole::Own,
+                    Role::Ca => view::CertificateRole::Ca,
+                    Role::Server => view::CertificateRole::Server,
+                },
+                subject: certificate.subject,
+                not_after: certificate.not_after.saturating_mul(1000),
+            })
+            .collect(),
+        error: status.error,
+    }
+}
+
 /// A broker's address without user name and password.
 fn url(broker: &config::Broker) -> String {
-    let scheme = if broker.tls { "mqtts" } else { "mqtt" };
+    let scheme = if broker.tls.is_some() {
+        "mqtts"
+    } else {
+        "mqtt"
+    };
     let host = &broker.host;
     if host.contains(':') {
         format!("{scheme}://[{host}]:{}", broker.port)

@@ -23,11 +23,13 @@ use tidegate_domain::limits;
 use tidegate_ingest::{SourceEvent, SourceHandle};
 use tidegate_pipeline::{LoadedModule, Runtime};
 use tidegate_store::{Committed, Input, Store};
+use tidegate_tls::Tls;
 use tidegate_uplink::UplinkHandle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::log::RecentErrors;
 use crate::observe::{Observed, Observer, PipelineView, Progress};
 use crate::worker::{Careful, SourceStage, Worker};
@@ -40,6 +42,9 @@ const OUTCOMES: usize = 16;
 const INBOX: usize = 256;
 /// Events of one source that wait; further ones are counted in the source's status alone.
 const EVENTS: usize = 64;
+/// How often the files of TLS are looked at: a few reads that the page cache answers. Connections ask on their own ticks,
+/// at least twice a minute, whether they were made with the files that are in use.
+const TLS_FILES: Duration = Duration::from_secs(5);
 /// The name of the writer's thread.
 const WRITER: &str = "writer";
 
@@ -50,6 +55,7 @@ pub(crate) struct Gateway {
     workers: Vec<JoinHandle<()>>,
     inbox: mpsc::Sender<ToWriter>,
     tasks: JoinSet<(String, anyhow::Result<()>)>,
+    /// Ends what only looks: the status server, the look-out for TLS files.
     stop_status: watch::Sender<bool>,
     observer: Arc<Observer>,
     ended: mpsc::Receiver<Ended>,
@@ -91,16 +97,20 @@ pub(crate) fn start(
     let (outcomes, made) = mpsc::channel::<Input>(OUTCOMES);
     let (inbox, writer_inbox) = mpsc::channel::<ToWriter>(INBOX);
     let (ended_sender, ended) = mpsc::channel::<Ended>(config.sources.len() + 1);
+    let (stop_status, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
 
     // Uplinks: sealed messages out of the store, answers into the writer's inbox.
     let mut uplinks = Vec::new();
+    let mut uplink_tls = Vec::new();
     for (index, uplink) in config.uplinks.iter().enumerate() {
         let outbox = Arc::new(gateway::Outbox::new(
             store.reader()?,
             recovered.streams.clone(),
         ));
-        let settings = gateway::uplink_config(config, index, &modules);
+        let tls = gateway::tls(&uplink.broker)?;
+        let settings = gateway::uplink_config(config, index, tls.as_ref(), &modules);
+        uplink_tls.push(tls);
         let (task, handle) = tidegate_uplink::mqtt(settings, outbox, inbox.clone())?;
         let name = format!("uplink {}", uplink.name);
         tasks.spawn_on(
@@ -112,6 +122,7 @@ pub(crate) fn start(
 
     // Workers, with their sources: messages in, outcomes into the writer's inbox.
     let mut sources = BTreeMap::new();
+    let mut source_tls = BTreeMap::new();
     let mut pipelines = BTreeMap::new();
     let mut workers = Vec::new();
     let mut progress = Vec::new();
@@ -133,7 +144,10 @@ pub(crate) fn start(
                 .get(&source.name)
                 .is_some_and(|counts| counts.received > 0);
             let (events, happened) = mpsc::channel::<SourceEvent>(EVENTS);
-            let settings = gateway::source_config(source, index, had_session);
+            let config::SourceKind::Mqtt(mqtt) = &source.kind;
+            let tls = gateway::tls(&mqtt.broker)?;
+            let settings = gateway::source_config(source, index, tls.as_ref(), had_session);
+            source_tls.insert(index, tls);
             let (task, handle) = tidegate_ingest::mqtt(settings, intake.clone(), events)?;
             let name = format!("source {}", source.name);
             tasks.spawn_on(
@@ -186,6 +200,17 @@ pub(crate) fn start(
     #[cfg(feature = "test-faults")]
     crate::faults::install(&sources, &inbox);
 
+    let source_tls: Vec<Option<Arc<Tls>>> = source_tls.into_values().collect();
+    let watched: Vec<Arc<Tls>> = source_tls
+        .iter()
+        .chain(&uplink_tls)
+        .flatten()
+        .cloned()
+        .collect();
+    if !watched.is_empty() {
+        tasks.spawn_on(watch_files(watched, stopped.clone()), &runtime);
+    }
+
     // The writer: outcomes and answers in; acknowledgements and sealed messages out, after the commit.
     let observed = Arc::new(Mutex::new(Observed::new(&recovered)));
     let heartbeat = Arc::new(AtomicU64::new(0));
@@ -230,6 +255,8 @@ pub(crate) fn start(
         observed,
         sources: sources.clone(),
         uplinks: uplinks.clone(),
+        source_tls,
+        uplink_tls,
         pipelines: pipelines.into_values().collect(),
         modules,
         heartbeat,
@@ -239,7 +266,6 @@ pub(crate) fn start(
         started: Instant::now(),
         started_at: clock::wall() / 1_000_000,
     });
-    let (stop_status, stopped) = watch::channel(false);
     let router = tidegate_status::router(observer.clone());
     let listener =
         tokio::net::TcpListener::from_std(listener).context("the status server's listener")?;
@@ -402,6 +428,28 @@ async fn record_events(
         }
     }
     (format!("events of {source}"), Ok(()))
+}
+
+/// Looks for renewed TLS files until the gateway stops.
+async fn watch_files(
+    watched: Vec<Arc<Tls>>,
+    mut stopped: watch::Receiver<bool>,
+) -> (String, anyhow::Result<()>) {
+    let stage = "TLS files".to_owned();
+    let mut ticks = tokio::time::interval(TLS_FILES);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // An error means that the gateway is gone, which is a reason to stop as well.
+            _ = stopped.wait_for(|stop| *stop) => return (stage, Ok(())),
+        }
+        let look = watched.clone();
+        let looked = tokio::task::spawn_blocking(move || look.iter().for_each(|tls| tls.refresh()));
+        if let Err(error) = looked.await {
+            return (stage, Err(error.into()));
+        }
+    }
 }
 
 fn spawn_thread(

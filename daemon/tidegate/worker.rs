@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tidegate_domain::limits::{ATTEMPTS, BATCH_BYTES, BATCH_ROWS, QUARANTINE_BYTES};
 use tidegate_domain::outcome::{MessageCounts, QuarantinedMessage, reason};
-use tidegate_domain::{Batch, BatchOutcome, Message};
+use tidegate_domain::{BatchOutcome, Message};
 use tidegate_ingest::Received;
 use tidegate_pipeline::Pipeline;
 use tidegate_pipeline::decode::{DecodeFailure, Decoder};
@@ -180,7 +180,6 @@ impl Worker {
         let decoded = stage.decoder.decode(messages);
         outcome.counts.decoded = (messages.len() - decoded.failures.len()) as u64;
         outcome.counts.quarantined = decoded.failures.len() as u64;
-        outcome.heard = heard(&decoded.batch);
         for (index, failure) in decoded.failures {
             if let Some(message) = messages.get(index) {
                 outcome.quarantined.push(quarantined(message, failure));
@@ -241,19 +240,6 @@ fn batches<T>(
     }
     done.extend(open.into_iter().map(|(_, _, batch)| batch));
     done
-}
-
-/// The series that rows name.
-fn heard(batch: &Batch) -> Vec<Arc<str>> {
-    let mut named = vec![false; batch.names.len()];
-    for &series in &batch.series {
-        if let Some(named) = named.get_mut(series as usize) {
-            *named = true;
-        }
-    }
-    let names = batch.names.iter().zip(named);
-    let names = names.filter(|(_, named)| *named);
-    names.map(|(name, _)| Arc::clone(name)).collect()
 }
 
 /// The messages alone: the queue's room is given back, as the batch now counts against the batch's own bound.

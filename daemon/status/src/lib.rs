@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `view` | the snapshot: what there is to show, in which unit |
 //! | `verdict` | the snapshot judged: what is wrong, since when, what was lost, what to do |
+//! | `certificates` | which of them run out, for verdict and page |
 //! | `page` | the page, and the numbers as a person reads them (`format`) |
 //! | `api` | JSON, health, readiness |
 //! | `metrics` | the Prometheus text format |
@@ -16,6 +17,7 @@
 
 mod api;
 mod assets;
+mod certificates;
 mod format;
 mod guard;
 mod metrics;

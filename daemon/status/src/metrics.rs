@@ -12,8 +12,9 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use tidegate_domain::Ledger;
 
+use crate::certificates::connections;
 use crate::routes::Shared;
-use crate::view::{Readiness, Snapshot, SourceState, StoreState, UplinkState};
+use crate::view::{CertificateRole, Readiness, Snapshot, SourceState, StoreState, UplinkState};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -35,7 +36,7 @@ fn render(snapshot: &Snapshot, ledger: &Ledger, ready: &Readiness, healthy: bool
     filters(&mut out, snapshot);
     store(&mut out, snapshot);
     uplinks(&mut out, snapshot);
-    alarms(&mut out, snapshot);
+    certificates(&mut out, snapshot);
     process(&mut out, snapshot);
     out.text
 }
@@ -82,45 +83,6 @@ fn gateway(
         "Messages and readings in quarantine.",
     )
     .sample(&[], snapshot.quarantine_total);
-}
-
-fn alarms(out: &mut Exposition, snapshot: &Snapshot) {
-    let alarms = &snapshot.alarms;
-    let mut family = out.gauge(
-        "tidegate_alarms_active",
-        "Alarms that hold, by whether somebody acknowledged them.",
-    );
-    let raised = alarms.active.saturating_sub(alarms.acknowledged);
-    for (state, count) in [("raised", raised), ("acknowledged", alarms.acknowledged)] {
-        family.sample(&[("state", &state)], count);
-    }
-    out.counter(
-        "tidegate_alarm_changes_suppressed_total",
-        "Changes of alarms that were counted and not sent because there were too many.",
-    )
-    .sample(&[], alarms.suppressed);
-    out.counter(
-        "tidegate_alarms_lost_total",
-        "Alarms that were not kept because there were too many at once; anything but 0 is a fault.",
-    )
-    .sample(&[], alarms.lost);
-    out.gauge(
-        "tidegate_alarm_floods",
-        "Filters that change too many alarms now.",
-    )
-    .sample(&[], alarms.floods);
-    out.gauge("tidegate_series", "Series that are listened for.")
-        .sample(&[], alarms.series);
-    out.gauge(
-        "tidegate_series_stale",
-        "Series that have been silent for longer than their source allows.",
-    )
-    .sample(&[], alarms.stale);
-    out.counter(
-        "tidegate_readings_unheard_total",
-        "Readings of series that there is no room to listen for.",
-    )
-    .sample(&[], alarms.unheard);
 }
 
 fn sources(out: &mut Exposition, snapshot: &Snapshot) {
@@ -478,6 +440,31 @@ fn uplinks(out: &mut Exposition, snapshot: &Snapshot) {
             &[("uplink", &uplink.name)],
             uplink.oldest_waiting_age_seconds.unwrap_or(0.0),
         );
+    }
+}
+
+/// Of each connection and role the one that expires first.
+fn certificates(out: &mut Exposition, snapshot: &Snapshot) {
+    let mut family = out.gauge(
+        "tidegate_certificate_expiry_time_seconds",
+        "End of validity of the certificate that expires first, in seconds since the epoch.",
+    );
+    for (kind, name, _, tls) in connections(snapshot) {
+        for role in CertificateRole::ALL {
+            let of_role = tls.certificates.iter().filter(|c| c.role == *role);
+            if let Some(first) = of_role.map(|c| c.not_after).min() {
+                let labels: [Label; 3] = [("kind", &kind), ("name", &name), ("role", role)];
+                family.sample(&labels, seconds(first));
+            }
+        }
+    }
+    let mut family = out.gauge(
+        "tidegate_certificate_files_rejected",
+        "1 while renewed TLS files cannot be used and the earlier ones still are.",
+    );
+    for (kind, name, _, tls) in connections(snapshot) {
+        let labels: [Label; 2] = [("kind", &kind), ("name", &name)];
+        family.sample(&labels, u8::from(tls.error.is_some()));
     }
 }
 

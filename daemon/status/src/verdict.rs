@@ -6,6 +6,7 @@
 use tidegate_domain::Ledger;
 use tidegate_domain::outcome::reason;
 
+use crate::certificates;
 use crate::format::{absolute, counted, duration, relative, whole};
 use crate::view::{
     FilterState, GatewayState, ModuleState, Readiness, Snapshot, SourceState, StoreState,
@@ -99,6 +100,7 @@ pub(crate) fn judge(
     findings.extend(filters(snapshot));
     findings.extend(sources(snapshot, now));
     findings.extend(uplinks(snapshot, now));
+    findings.extend(certificates::findings(snapshot, now));
     findings.extend(modules(snapshot));
     let found = !findings.is_empty();
     findings.extend(gateway(snapshot, ready, found));

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 mod pictures;
-use pictures::{Picture, broken, empty, outage, rich, waiting};
+use pictures::{DAY, Picture, broken, certificate, empty, outage, rich, waiting};
 
 /// The answer to one request.
 struct Answer {
@@ -69,7 +69,7 @@ fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> Request<Body
     request.body(Body::empty()).unwrap()
 }
 
-const KINDS: [(&str, &str); 16] = [
+const KINDS: [(&str, &str); 14] = [
     ("/", "text/html; charset=utf-8"),
     ("/healthz", "text/plain; charset=utf-8"),
     ("/readyz", "text/plain; charset=utf-8"),
@@ -80,8 +80,6 @@ const KINDS: [(&str, &str); 16] = [
     ("/api/v1/pipelines", "application/json"),
     ("/api/v1/uplinks", "application/json"),
     ("/api/v1/modules", "application/json"),
-    ("/api/v1/alarms", "application/json"),
-    ("/api/v1/alarms/stale", "application/json"),
     ("/api/v1/openapi.json", "application/json"),
     ("/assets/tidegate.css", "text/css; charset=utf-8"),
     ("/assets/tidegate.js", "text/javascript; charset=utf-8"),
@@ -233,7 +231,7 @@ async fn the_page_says_what_is_wrong_and_what_was_lost() {
     let check = async |picture: Picture, expect: &[&str], never: &[&str]| {
         let page = get(picture, "/").await;
         assert_eq!(page.status, StatusCode::OK);
-        let page = page.text.replace('\u{a0}', " ");
+        let page = page.text.replace('\u{a0}', " ").replace("&#39;", "'");
         for text in expect {
             assert!(page.contains(text), "missing: {text}\n{page}");
         }
@@ -275,6 +273,27 @@ async fn the_page_says_what_is_wrong_and_what_was_lost() {
     check(empty(), &nothing, &["class=\"findings\""]).await;
     let soon = ["Ready, and waiting for the first message"];
     check(waiting(), &soon, &["class=\"findings\""]).await;
+    // Certificates.
+    let mut ending = rich();
+    let now = ending.made;
+    let tls = ending.snapshot.sources[1].tls.as_mut().unwrap();
+    tls.certificates[0] = certificate(CertificateRole::Own, "gw-<42>", now + 10 * DAY + 60_000);
+    tls.error = Some("`cert.pem` holds no certificate".to_owned());
+    ending.snapshot.uplinks[0].tls = Some(TlsStatus {
+        certificates: vec![certificate(CertificateRole::Server, "cloud", now - DAY)],
+        error: None,
+    });
+    let ends = [
+        "The gateway's certificate of source press expires soon",
+        "“gw-&#60;42&#62;” is valid until",
+        "in 10 d",
+        "TLS · own certificate until",
+        "The renewed TLS files of source press are not used",
+        "`cert.pem` holds no certificate.",
+        "The broker's certificate of uplink cloud has expired",
+        "class=\"verdict bad\"",
+    ];
+    check(ending, &ends, &["Everything is flowing"]).await;
     // The view hands out the same old snapshot for ever.
     let mut still = rich();
     still.snapshot.time -= 40_000;
@@ -459,6 +478,16 @@ async fn metrics_are_well_formed_and_true() {
     ];
     check("tidegate_filter_failures_total", &trapped, 3.0);
     check("tidegate_ledger_imbalances", &[], 0.0);
+    let press = [("kind", "source"), ("name", "press"), ("role", "server")];
+    let until = picture.snapshot.sources[1]
+        .tls
+        .as_ref()
+        .unwrap()
+        .certificates[2]
+        .not_after;
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a real date")]
+    let until = until as f64 / 1000.0;
+    check("tidegate_certificate_expiry_time_seconds", &press, until);
     check("tidegate_store_bytes", &[], 331_350_016.0);
     let process = |name: &str| values[&format!("{name} []")];
     assert!(process("process_resident_memory_bytes") > 1e6);

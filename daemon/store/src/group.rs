@@ -7,7 +7,7 @@ use tidegate_domain::delivery::Settled;
 use tidegate_domain::receive_window::ReceiveWindow;
 use tidegate_domain::{AckToken, Arrival, BatchOutcome};
 
-use crate::input::{AcknowledgeAlarms, Event, SourceGap};
+use crate::input::{Event, SourceGap};
 use crate::setup::Bounds;
 
 /// How long answers of an uplink wait for company when nothing else makes a commit: they are only bookkeeping, and
@@ -28,7 +28,6 @@ pub(crate) struct Group {
     pub(crate) settled: Vec<Settled>,
     pub(crate) gaps: Vec<SourceGap>,
     pub(crate) events: Vec<Event>,
-    pub(crate) acknowledgements: Vec<AcknowledgeAlarms>,
     pub(crate) attempts: Vec<Attempt>,
     rows: usize,
     bytes: usize,
@@ -49,7 +48,7 @@ pub(crate) struct Attempt {
 /// Why a group commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// An alarm is in it, or somebody waits for an answer.
+    /// An alarm is in it.
     Alarm,
     /// A message waits for its attempt to be on record. What came before it commits with it, so that only one message
     /// at a time is under suspicion.
@@ -89,12 +88,6 @@ impl Group {
     pub(crate) fn push_event(&mut self, event: Event, now: Instant) {
         self.first.get_or_insert(now);
         self.events.push(event);
-    }
-
-    pub(crate) fn push_acknowledge(&mut self, request: AcknowledgeAlarms, now: Instant) {
-        self.first.get_or_insert(now);
-        self.urgent = true;
-        self.acknowledgements.push(request);
     }
 
     pub(crate) fn push_attempt(&mut self, attempt: Attempt) {

@@ -4,11 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use tidegate_domain::alarm::Selection;
 use tidegate_domain::delivery::Settled;
 use tidegate_domain::{AckToken, BatchOutcome, Ledger};
-
-use crate::alarms::{ActiveAlarm, StaleSeries};
 
 /// Everything that can change the store.
 #[derive(Debug)]
@@ -21,8 +18,6 @@ pub enum Input {
     Gap(SourceGap),
     /// Something happened to the gateway; it goes to every uplink.
     Event(Event),
-    /// Somebody acknowledges alarms.
-    Acknowledge(AcknowledgeAlarms),
     /// A redelivered message is about to be processed after an unclean exit. It is counted, and whatever came before it
     /// is committed, before the answer is given. `reply` may be dropped without one; then ask again.
     Attempt {
@@ -54,26 +49,6 @@ impl From<SourceGap> for Input {
 impl From<Event> for Input {
     fn from(event: Event) -> Self {
         Self::Event(event)
-    }
-}
-
-/// A request to acknowledge alarms. It commits at once, and an event item names it.
-#[derive(Clone, Debug)]
-pub struct AcknowledgeAlarms {
-    /// Which.
-    pub selection: Selection,
-    /// Who does it.
-    pub by: String,
-    /// When, nanoseconds since the epoch.
-    pub at: i64,
-    /// Receives how many it were, once that is durable. A channel of capacity 1 never blocks the writer. It may be
-    /// dropped without an answer; asking again does no harm.
-    pub reply: SyncSender<usize>,
-}
-
-impl From<AcknowledgeAlarms> for Input {
-    fn from(request: AcknowledgeAlarms) -> Self {
-        Self::Acknowledge(request)
     }
 }
 
@@ -208,35 +183,10 @@ pub struct StoreStats {
     /// When the oldest reading of history arrived, nanoseconds since the epoch; `None` without one, or where the clock
     /// was not set then.
     pub oldest: Option<i64>,
-    /// Alarms that hold.
+    /// Alarms that are raised.
     pub alarms_active: u64,
-    /// More of alarms and of silent series.
-    pub alarms: AlarmStats,
     /// The last failed commit's error, until one succeeds.
     pub last_error: Option<String>,
-}
-
-/// Alarms and silent series.
-#[derive(Clone, Debug, Default)]
-pub struct AlarmStats {
-    /// Those that hold and were acknowledged.
-    pub acknowledged: u64,
-    /// Changes that were counted and not sent, since the database was made.
-    pub suppressed: u64,
-    /// Alarms that were not kept because there were too many, likewise.
-    pub lost: u64,
-    /// Filters that are in a flood.
-    pub floods: u64,
-    /// The first thousand of those that hold, by owner, series and code.
-    pub active: Arc<[ActiveAlarm]>,
-    /// Series that are listened for.
-    pub series: u64,
-    /// Those among them that are stale.
-    pub stale: u64,
-    /// The thousand that have been silent for longest.
-    pub stale_series: Arc<[StaleSeries]>,
-    /// Readings of series that there is no room to listen for, since the database was made.
-    pub unheard: u64,
 }
 
 /// What waits for one uplink.

@@ -198,8 +198,6 @@ impl Plant {
             }],
             uplinks: vec![UplinkConfig::new("cloud")],
             measures: Measures::new(Vec::new()).unwrap(),
-            alarm_limits: Default::default(),
-            silence: Default::default(),
         };
         let (now, wall) = (Instant::now(), BEGIN);
         let store = Store::open(config, arrival(wall)).unwrap();

@@ -1,6 +1,5 @@
 //! The command line: one file a command.
 
-mod alarm;
 mod check;
 mod compile;
 #[cfg(feature = "demo")]
@@ -55,9 +54,6 @@ enum Command {
     Ledger(ledger::Arguments),
     /// Print the state of the running gateway
     Status(status::Arguments),
-    /// See which alarms hold
-    #[command(subcommand)]
-    Alarm(alarm::Command),
     /// Look into filter modules
     #[command(subcommand)]
     Module(module::Command),
@@ -115,7 +111,6 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Ledger(arguments) => ledger::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
-        Command::Alarm(command) => alarm::run(&command),
         Command::Module(command) => module::run(&command),
         Command::Compile(arguments) => compile::run(&arguments),
     };

@@ -10,6 +10,7 @@ mod raw;
 mod report;
 mod section;
 mod source;
+mod tls;
 mod units;
 mod uplink;
 mod validate;

@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tidegate_domain::alarm;
 use tidegate_domain::item::Priority;
-use tidegate_domain::outcome::Severity;
+use tidegate_tls::TlsConfig;
 
 use super::report::Place;
 
@@ -21,8 +20,6 @@ pub(crate) struct Config {
     pub(crate) store: Store,
     /// The status page.
     pub(crate) status: Status,
-    /// From how many changes of alarms in a minute on it is a flood.
-    pub(crate) alarms: alarm::Limits,
     /// Where data comes from, in the order of the files.
     pub(crate) sources: Vec<Source>,
     /// Descriptions of series; the first that matches counts.
@@ -106,10 +103,12 @@ pub(crate) struct Source {
     pub(crate) decode: Decode,
     /// By what a message that comes twice is known.
     pub(crate) identity: Option<Identity>,
-    /// Silence of a series after which it is stale.
+    /// Silence of a series after which it is shown as stale.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "no page shows single series yet")
+    )]
     pub(crate) stale_after: Duration,
-    /// Which alarm that is; `None` for none.
-    pub(crate) stale_alarm: Option<Severity>,
 }
 
 /// `identity` and `identity-window`
@@ -157,8 +156,8 @@ pub(crate) struct Broker {
     pub(crate) host: String,
     /// TCP port.
     pub(crate) port: u16,
-    /// Whether the connection is encrypted. Always false until TLS is built: `mqtts` is refused.
-    pub(crate) tls: bool,
+    /// What the connection's TLS is made of; without it the connection is in clear.
+    pub(crate) tls: Option<TlsConfig>,
     /// The protocol.
     pub(crate) version: MqttVersion,
     /// Stable, so that the session survives restarts; unique at the broker.
@@ -245,8 +244,6 @@ pub(crate) struct SeriesDescription {
     pub(crate) measure: Option<String>,
     /// For people.
     pub(crate) description: Option<String>,
-    /// Which alarm its silence is, `Some(None)` for none; `None` leaves that to its source.
-    pub(crate) stale_alarm: Option<Option<Severity>>,
 }
 
 /// `[pipeline.NAME]`

@@ -9,10 +9,8 @@ use std::time::Duration;
 use super::model::{Broker, MqttVersion, Secret};
 use super::report::Place;
 use super::section::{At, Checker, Section};
-use super::units;
+use super::{tls, units};
 
-/// The port of `mqtt://` without one.
-const PORT: u16 = 1883;
 /// Bytes of a topic filter; the protocol's bound on every string.
 const TOPIC_BYTES: usize = 65_535;
 /// Bytes of a client id. The protocol promises 23; brokers in use take far more.
@@ -39,6 +37,7 @@ pub(super) struct Identity {
 pub(super) fn broker(
     cx: &mut Checker,
     section: &mut Section<'_>,
+    owner: String,
     default_version: &'static str,
     default_client_id: &str,
 ) -> Option<Broker> {
@@ -54,16 +53,21 @@ pub(super) fn broker(
             None
         }
     });
-    for key in ["ca", "cert", "key"] {
-        if let Some(value) = section.text(cx, key) {
-            let message = format!(
-                "TLS comes with a later version: `{}` cannot be used",
-                section.path(key)
-            );
-            let help =
-                "remove it, use mqtt:// and keep the line inside a trusted network until then";
-            cx.error(value.place, message, help.to_owned());
+    let place = url.as_ref().and_then(|url| url.place);
+    // Without an address nothing is known of TLS, and a guess would only add to the errors.
+    let tls = match &address {
+        Some(address) if address.tls => tls::tls(cx, section, owner, &address.host, place),
+        Some(_) => {
+            tls::none(cx, section);
+            None
         }
+        None => {
+            tls::unjudged(cx, section);
+            None
+        }
+    };
+    if let Some(address) = &address {
+        check_port(cx, address, place);
     }
     let version = section.choice(
         cx,
@@ -90,12 +94,15 @@ pub(super) fn broker(
         KEEP_ALIVE_MIN..=KEEP_ALIVE_MAX,
         KEEP_ALIVE,
     );
-    let (host, port) = address?;
+    let address = address?;
+    if address.tls && tls.is_none() {
+        return None;
+    }
     let (password, password_file) = password.unzip();
     Some(Broker {
-        host,
-        port,
-        tls: false,
+        host: address.host,
+        port: address.port,
+        tls,
         version: version?,
         client_id: client_id.value,
         username: username.map(|username| username.value),
@@ -244,21 +251,25 @@ pub(super) fn filter_matches(filter: &str, topic: &str) -> bool {
     topic.next().is_none()
 }
 
-/// Host and port of `mqtt://host[:port]`; otherwise what is wrong and what to do.
-fn parse_url(url: &str) -> Result<(String, u16), (String, String)> {
-    const FORM: &str = "write mqtt://HOST or mqtt://HOST:PORT, as in \"mqtt://127.0.0.1:1883\"";
+/// Where a broker is.
+#[derive(Debug, PartialEq, Eq)]
+struct Address {
+    tls: bool,
+    host: String,
+    port: u16,
+}
+
+/// The address in `mqtt://host[:port]` or `mqtts://host[:port]`; otherwise what is wrong and what to do.
+fn parse_url(url: &str) -> Result<Address, (String, String)> {
+    const FORM: &str =
+        "write mqtt://HOST or mqtt://HOST:PORT, as in \"mqtt://127.0.0.1:1883\"; mqtts:// for TLS";
     let fail = |message: String, help: &str| Err((message, help.to_owned()));
     let Some((scheme, rest)) = url.split_once("://") else {
         return fail(format!("`{url}` is no broker's address"), FORM);
     };
-    match scheme.to_ascii_lowercase().as_str() {
-        "mqtt" | "tcp" => {}
-        "mqtts" | "ssl" | "tls" => {
-            return fail(
-                format!("TLS comes with a later version: `{scheme}://` cannot be used"),
-                "use mqtt:// and keep the line inside a trusted network until then",
-            );
-        }
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "mqtt" | "tcp" => false,
+        "mqtts" | "ssl" | "tls" => true,
         "ws" | "wss" => {
             return fail("MQTT over WebSocket is not supported".to_owned(), FORM);
         }
@@ -268,7 +279,7 @@ fn parse_url(url: &str) -> Result<(String, u16), (String, String)> {
                 FORM,
             );
         }
-    }
+    };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains('@') {
         return fail(
@@ -310,7 +321,8 @@ fn parse_url(url: &str) -> Result<(String, u16), (String, String)> {
         return fail(format!("`{host}` is no host name"), FORM);
     }
     let port = match port {
-        None => PORT,
+        None if tls => tls::PORTS.1,
+        None => tls::PORTS.0,
         Some(text) => match text.parse() {
             Ok(port) if port != 0 => port,
             Ok(_) | Err(_) => {
@@ -318,7 +330,25 @@ fn parse_url(url: &str) -> Result<(String, u16), (String, String)> {
             }
         },
     };
-    Ok((host.to_owned(), port))
+    Ok(Address {
+        tls,
+        host: host.to_owned(),
+        port,
+    })
+}
+
+/// The one mistake that brokers answer with silence.
+fn check_port(cx: &mut Checker, address: &Address, place: Option<Place>) {
+    let (port, clear, tls) = (address.port, tls::PORTS.0, tls::PORTS.1);
+    if address.tls && port == clear {
+        let message = format!("mqtts:// on port {port}, where brokers speak MQTT in clear");
+        let help = format!("TLS is usually on {tls}");
+        cx.warning(place, message, help);
+    } else if !address.tls && port == tls {
+        let message = format!("mqtt:// on port {port}, where brokers speak TLS");
+        let help = "write mqtts://".to_owned();
+        cx.warning(place, message, help);
+    }
 }
 
 fn check_client_id(cx: &mut Checker, id: &At<String>) {
@@ -382,9 +412,16 @@ mod tests {
     fn addresses() {
         let check = |url: &str, expect: Result<(&str, u16), &str>| {
             let found = parse_url(url);
+            if let Ok(address) = &found {
+                assert_eq!(
+                    address.tls,
+                    !url.starts_with("mqtt:") && !url.starts_with("tcp:"),
+                    "{url}"
+                );
+            }
             let found = found
                 .as_ref()
-                .map(|(host, port)| (host.as_str(), *port))
+                .map(|address| (address.host.as_str(), address.port))
                 .map_err(|(message, _)| message.as_str());
             assert_eq!(found, expect, "{url}");
         };
@@ -393,10 +430,9 @@ mod tests {
         check("tcp://broker:9/", Ok(("broker", 9)));
         check("mqtt://[::1]:1884", Ok(("::1", 1884)));
         check("mqtt://[fe80::1]", Ok(("fe80::1", 1883)));
-        check(
-            "mqtts://broker",
-            Err("TLS comes with a later version: `mqtts://` cannot be used"),
-        );
+        check("mqtts://broker", Ok(("broker", 8883)));
+        check("ssl://broker:1883", Ok(("broker", 1883)));
+        check("mqtts://[::1]", Ok(("::1", 8883)));
         check(
             "http://broker",
             Err("`http://` is no address of an MQTT broker"),

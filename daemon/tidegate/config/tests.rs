@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate_domain::item::Priority;
-use tidegate_domain::outcome::Severity;
 
 use super::model::{
     Decode, EventTime, From, IdentityBy, MqttVersion, Secret, Send, Setting, SourceKind, TimeUnit,
@@ -301,7 +300,57 @@ fn values_of_the_wrong_type_or_out_of_bounds() {
 }
 
 #[test]
-fn kinds_and_tls_that_come_later() {
+fn tls_and_its_keys() {
+    let cloud = |after: &str| format!("{after}\"");
+    check(
+        &[(
+            "mqtt://cloud.example\"",
+            &cloud("mqtt://cloud.example\"\nca = \"ca.pem\"\nserver-name = \"x"),
+        )],
+        &[
+            "error tidegate.toml:13:6 `uplink.cloud.ca` without TLS: the url begins with mqtt:// (write mqtts:// in `url`",
+            "error tidegate.toml:14:15 `uplink.cloud.server-name` without TLS",
+        ],
+    );
+    check(
+        &[(
+            "mqtt://cloud.example\"",
+            &cloud("mqtts://cloud.example\"\nca = \"ca.pem"),
+        )],
+        &["error tidegate.toml:13:6 cannot read `"],
+    );
+    check(
+        &[(
+            "mqtt://cloud.example\"",
+            &cloud("mqtts://cloud.example\"\ncert = \"gw.pem"),
+        )],
+        &["error tidegate.toml:13:8 `uplink.cloud.cert` without `key`"],
+    );
+    check(
+        &[(
+            "mqtt://cloud.example\"",
+            &cloud("mqtts://cloud.example\"\nca = \"tidegate.toml"),
+        )],
+        &["error tidegate.toml:13:6 `"],
+    );
+    check(
+        &[("mqtt://cloud.example", "mqtt://cloud.example:8883")],
+        &[
+            "warning tidegate.toml:12:7 mqtt:// on port 8883, where brokers speak TLS (write mqtts://)",
+        ],
+    );
+    // A wrong address makes no unknown keys.
+    check(
+        &[(
+            "mqtt://cloud.example\"",
+            &cloud("http://cloud.example\"\nca = \"ca.pem"),
+        )],
+        &["error tidegate.toml:12:7 `http://` is no address of an MQTT broker"],
+    );
+}
+
+#[test]
+fn kinds_that_come_later() {
     check(
         &[("kind = \"mqtt\"\n", "kind = \"modbus-tcp\"\nunit = 1\n")],
         &["error tidegate.toml:4:8 sources of kind `modbus-tcp` come with a later version"],
@@ -309,16 +358,6 @@ fn kinds_and_tls_that_come_later() {
     check(
         &[("kind = \"mqtt\"\n", "kind = \"mqt\"\n")],
         &["error tidegate.toml:4:8 `mqt` is no kind of source (did you mean `mqtt`?)"],
-    );
-    check(
-        &[(
-            "mqtt://cloud.example\"",
-            "mqtts://cloud.example\"\nca = \"ca.pem\"",
-        )],
-        &[
-            "error tidegate.toml:12:7 TLS comes with a later version: `mqtts://` cannot be used",
-            "error tidegate.toml:13:6 TLS comes with a later version: `uplink.cloud.ca` cannot be used",
-        ],
     );
     check(
         &[("[source.plant]", "[source.plant]\ndecode = \"raw\"")],
@@ -341,31 +380,6 @@ fn kinds_and_tls_that_come_later() {
             "error tidegate.toml:4:14 `ftp://x` is no repository",
         ],
     );
-}
-
-#[test]
-fn which_alarms_there_are() {
-    check(
-        &[(
-            "[source.plant]",
-            "[alarms]\nchanges-per-minute = 1\nper-minute = 3\n[series.\"a/*\"]\nstale-alarm = \"loud\"\n[source.plant]\nstale-alarm = \"warn\"",
-        )],
-        &[
-            "error tidegate.toml:4:22 1 is out of range for `alarms.changes-per-minute` (write a number from 2 to",
-            "error tidegate.toml:5:1 unknown key `per-minute` in `alarms`",
-            "error tidegate.toml:7:15 `loud` is no value of `series.\"a/*\".stale-alarm` (possible here: critical, info, none, warning)",
-            "error tidegate.toml:9:15 `warn` is no value of `source.plant.stale-alarm` (did you mean `warning`?)",
-        ],
-    );
-    let text = GOOD.replacen(
-        "[source.plant]",
-        "[series.\"a/*\"]\nstale-alarm = \"none\"\n[series.\"b/*\"]\n[source.plant]\nstale-alarm = \"critical\"",
-        1,
-    );
-    let config = good(&[("tidegate.toml", &text)], &[]);
-    assert_eq!(config.sources[0].stale_alarm, Some(Severity::Critical));
-    let series: Vec<_> = config.series.iter().map(|s| s.stale_alarm).collect();
-    assert_eq!(series, [Some(None), None]);
 }
 
 #[test]
@@ -1011,7 +1025,6 @@ fn the_shipped_configuration_has_no_problem() {
     assert_eq!(config.gateway.state_dir, bare.gateway.state_dir);
     assert_eq!(config.store, bare.store);
     assert_eq!(config.status, bare.status);
-    assert_eq!(config.alarms, bare.alarms);
     assert_eq!(config.modules, bare.modules);
     assert_eq!(config.policy, bare.policy);
     assert_eq!(config.uplinks[0].topic, bare.uplinks[0].topic);
@@ -1019,7 +1032,6 @@ fn the_shipped_configuration_has_no_problem() {
     assert_eq!(config.uplinks[0].linger, bare.uplinks[0].linger);
     assert_eq!(config.uplinks[0].max_message, bare.uplinks[0].max_message);
     assert_eq!(config.sources[0].stale_after, bare.sources[0].stale_after);
-    assert_eq!(config.sources[0].stale_alarm, bare.sources[0].stale_alarm);
 }
 
 #[test]
@@ -1036,6 +1048,8 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
             format!("{on}\n")
         })
         .collect();
+    // The keys of TLS belong to mqtts:// alone.
+    let whole = whole.replace("\"mqtt://", "\"mqtts://");
     let loaded = load(&[("tidegate.toml", &whole)], &[]);
     for line in told(&loaded) {
         let later = line.contains("come with a later version")
@@ -1070,25 +1084,18 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
         "ca",
         "cert",
         "key",
+        "server-name",
     ];
     has(
         &[],
         &[
-            "gateway", "store", "status", "alarms", "source", "series", "pipeline", "uplink",
-            "deploy", "modules", "policy",
+            "gateway", "store", "status", "source", "series", "pipeline", "uplink", "deploy",
+            "modules", "policy",
         ],
     );
     has(&["gateway"], &["id", "state-dir"]);
     has(&["store"], &["max-size", "max-age", "linger"]);
     has(&["status"], &["listen"]);
-    has(
-        &["alarms"],
-        &["changes-per-minute", "filter-changes-per-minute"],
-    );
-    has(
-        &["series", "plant/*/temp"],
-        &["measure", "description", "stale-alarm"],
-    );
     has(
         &["source", "plant"],
         &[
@@ -1100,7 +1107,6 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
                 "identity",
                 "identity-window",
                 "stale-after",
-                "stale-alarm",
             ],
         ]
         .concat(),

@@ -38,7 +38,8 @@ pub(super) fn uplink(
         return None;
     }
     let client_id = format!("{gateway}-uplink-{}", entry.key);
-    let broker = mqtt::broker(cx, &mut section, VERSION, &client_id);
+    let owner = format!("uplink {}", entry.key);
+    let broker = mqtt::broker(cx, &mut section, owner, VERSION, &client_id);
     let topic = section.text_or(cx, "topic", TOPIC);
     check_topic(cx, &topic);
     let v311 = broker

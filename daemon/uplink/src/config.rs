@@ -1,10 +1,12 @@
 //! Where an uplink goes and how.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_domain::delivery::Window;
 use tidegate_domain::item::ItemKind;
+use tidegate_tls::Tls;
 
 use crate::status::Status;
 
@@ -49,11 +51,13 @@ pub struct MqttUplinkConfig {
 }
 
 /// What an MQTT connection runs over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Transport {
     /// TCP, in clear.
     Plain,
+    /// TLS over TCP. When the files that it is made of are renewed, the connection is made anew.
+    Tls(Arc<Tls>),
 }
 
 /// The version of MQTT.

@@ -7,12 +7,14 @@
 
 use std::future;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::v5;
 use rumqttc::v5::mqttbytes::v5::{DisconnectReasonCode, PubAck, PubAckReason};
-use rumqttc::{NetworkOptions, Outgoing, Packet, QoS};
+use rumqttc::{NetworkOptions, Outgoing, Packet, QoS, TlsConfiguration, TlsError};
 use tidegate_domain::delivery::EndedBy;
+use tidegate_tls::{Prepared, Tls};
 
 use crate::config::{MqttUplinkConfig, Transport, Version};
 
@@ -58,20 +60,35 @@ pub(crate) struct Will<'a> {
     pub(crate) payload: Vec<u8>,
 }
 
-/// Begins a connection; [`Driver::next`] makes it.
+/// Begins a connection; [`Driver::next`] makes it. `prepared` is what its TLS is made of, where it has any.
 pub(crate) fn open(
     config: &MqttUplinkConfig,
     login: Option<Login>,
     will: Will<'_>,
+    prepared: Option<&Prepared>,
 ) -> (Sender, Driver) {
-    let Transport::Plain = config.transport;
     // Room for the window, the status, the farewell and the disconnection: a submission never finds it full.
     let queue = config.in_flight.messages + 8;
     // Twice the window, so that a broker that acknowledges out of order does not make packet ids collide at once.
     let packet_ids = u16::try_from(queue * 2).unwrap_or(u16::MAX);
     // The library waits this long for a flush, too: a slow line fills its buffer with what is one window.
     let patience = config.keep_alive.as_secs().clamp(10, 60);
-    let host = bracketed(&config.host);
+    let (host, transport) = match prepared {
+        None => (bracketed(&config.host), rumqttc::Transport::Tcp),
+        // The library takes the host for the name in the certificate, too, where an IPv6 address has no brackets; it
+        // is looked up all the same. Which name is expected is decided by the client configuration alone.
+        Some(prepared) => {
+            let tls = TlsConfiguration::Rustls(Arc::clone(&prepared.client));
+            (
+                config.host.clone(),
+                rumqttc::Transport::tls_with_config(tls),
+            )
+        }
+    };
+    let tls = match &config.transport {
+        Transport::Plain => None,
+        Transport::Tls(tls) => Some(Arc::clone(tls)),
+    };
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(patience);
@@ -79,6 +96,7 @@ pub(crate) fn open(
         Version::V311 => {
             let mut options = rumqttc::MqttOptions::new(&config.client_id, host, config.port);
             options
+                .set_transport(transport)
                 .set_keep_alive(config.keep_alive)
                 .set_clean_session(true)
                 .set_inflight(packet_ids)
@@ -94,12 +112,13 @@ pub(crate) fn open(
             }
             let (client, mut events) = rumqttc::AsyncClient::new(options, queue);
             events.set_network_options(network);
-            let driver = Driver::new(EventLoop::V311(Box::new(events)), config.keep_alive);
+            let driver = Driver::new(EventLoop::V311(Box::new(events)), config.keep_alive, tls);
             (Sender::V311(client), driver)
         }
         Version::V5 => {
             let mut options = v5::MqttOptions::new(&config.client_id, host, config.port);
             options
+                .set_transport(transport)
                 .set_keep_alive(config.keep_alive)
                 .set_clean_start(true)
                 .set_outgoing_inflight_upper_limit(packet_ids)
@@ -117,7 +136,7 @@ pub(crate) fn open(
                 options.set_credentials(login.username, login.password);
             }
             let (client, events) = v5::AsyncClient::new(options, queue);
-            let driver = Driver::new(EventLoop::V5(Box::new(events)), config.keep_alive);
+            let driver = Driver::new(EventLoop::V5(Box::new(events)), config.keep_alive, tls);
             (Sender::V5(client), driver)
         }
     }
@@ -188,6 +207,8 @@ impl Sender {
 pub(crate) struct Driver {
     events: EventLoop,
     keep_alive: Duration,
+    /// Knows what the errors of TLS mean.
+    tls: Option<Arc<Tls>>,
     /// How it ended; told after what came in before.
     ended: Option<(EndedBy, String)>,
     over: bool,
@@ -199,10 +220,11 @@ enum EventLoop {
 }
 
 impl Driver {
-    fn new(events: EventLoop, keep_alive: Duration) -> Self {
+    fn new(events: EventLoop, keep_alive: Duration, tls: Option<Arc<Tls>>) -> Self {
         Self {
             events,
             keep_alive,
+            tls,
             ended: None,
             over: false,
         }
@@ -238,7 +260,13 @@ impl Driver {
         match &mut self.events {
             EventLoop::V311(events) => match events.poll().await {
                 Ok(event) => Ok(event_v311(event)),
-                Err(error) => Err((ended_by_v311(&error), error.to_string())),
+                Err(error) => {
+                    let tls = self.tls.as_deref();
+                    let reason = tls
+                        .and_then(|tls| explained_v311(tls, &error))
+                        .unwrap_or_else(|| error.to_string());
+                    Err((ended_by_v311(&error), reason))
+                }
             },
             EventLoop::V5(events) => match events.poll().await {
                 Ok(event) => {
@@ -249,7 +277,13 @@ impl Driver {
                     }
                     Ok(event_v5(event))
                 }
-                Err(error) => Err((ended_by_v5(&error), error.to_string())),
+                Err(error) => {
+                    let tls = self.tls.as_deref();
+                    let reason = tls
+                        .and_then(|tls| explained_v5(tls, &error))
+                        .unwrap_or_else(|| error.to_string());
+                    Err((ended_by_v5(&error), reason))
+                }
             },
         }
     }
@@ -339,6 +373,38 @@ fn refusal(ack: PubAck) -> Option<String> {
     })
 }
 
+/// What an error means where the connection has TLS: one of the handshake, or one of the line below the protocol.
+fn explained_v311(tls: &Tls, error: &rumqttc::ConnectionError) -> Option<String> {
+    use rumqttc::{ConnectionError, StateError, mqttbytes};
+    if let ConnectionError::Tls(TlsError::Io(error)) = error {
+        return Some(tls.explain_handshake(error));
+    }
+    if let ConnectionError::Io(error)
+    | ConnectionError::MqttState(
+        StateError::Io(error) | StateError::Deserialization(mqttbytes::Error::Io(error)),
+    ) = error
+    {
+        return tls.explain(error);
+    }
+    None
+}
+
+/// Likewise.
+fn explained_v5(tls: &Tls, error: &v5::ConnectionError) -> Option<String> {
+    use v5::{ConnectionError, StateError, mqttbytes};
+    if let ConnectionError::Tls(TlsError::Io(error)) = error {
+        return Some(tls.explain_handshake(error));
+    }
+    if let ConnectionError::Io(error)
+    | ConnectionError::MqttState(
+        StateError::Io(error) | StateError::Deserialization(mqttbytes::Error::Io(error)),
+    ) = error
+    {
+        return tls.explain(error);
+    }
+    None
+}
+
 fn ended_by_v311(error: &rumqttc::ConnectionError) -> EndedBy {
     use rumqttc::{ConnectionError, StateError, mqttbytes};
     match error {
@@ -359,6 +425,7 @@ fn ended_by_v311(error: &rumqttc::ConnectionError) -> EndedBy {
             | StateError::CollisionTimeout
             | StateError::EmptySubscription,
         )
+        | ConnectionError::Tls(_)
         | ConnectionError::NetworkTimeout
         | ConnectionError::FlushTimeout
         | ConnectionError::ConnectionRefused(_)
@@ -396,6 +463,7 @@ fn ended_by_v5(error: &v5::ConnectionError) -> EndedBy {
             | StateError::InvalidAlias { .. }
             | StateError::ConnFail { .. },
         )
+        | ConnectionError::Tls(_)
         | ConnectionError::Timeout(_)
         | ConnectionError::ConnectionRefused(_)
         | ConnectionError::NotConnAck(_)

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tidegate_domain::backoff::Backoff;
 use tidegate_domain::delivery::{Action, Delivery, EndedBy, SealedMessage, Settled};
+use tidegate_tls::Prepared;
 use tokio::select;
 use tokio::sync::mpsc::Permit;
 use tokio::sync::{Notify, mpsc, watch};
@@ -17,14 +18,15 @@ use tokio::task::{self, JoinError, JoinHandle};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, info, warn};
 
-use crate::config::{ConfigError, Credentials, MqttUplinkConfig, Topics};
+use crate::config::{ConfigError, Credentials, MqttUplinkConfig, Topics, Transport};
 use crate::link::{self, Driver, LinkEvent, Login, NotTaken, Sender, Will};
 use crate::outbox::{Outbox, OutboxError};
 use crate::payload::{self, Envelope};
 use crate::status::{LinkState, Status, UplinkStatus};
 
-/// How long a stop waits for outstanding acknowledgements and the farewell. What is not acknowledged by then goes up
-/// again after the next start, and the broker publishes the last will in the farewell's place.
+/// How long a stop, or a new connection with renewed TLS files, waits for outstanding acknowledgements and the
+/// farewell. What is not acknowledged by then goes up again later, and the broker publishes the last will in the
+/// farewell's place.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long a stop then waits for room in the store's inbox. What is not said by then goes up again as well.
@@ -123,7 +125,7 @@ pub enum UplinkError {
         /// The uplink's name.
         uplink: String,
     },
-    /// A read of the outbox, or of the password file, panicked.
+    /// A read of the outbox, of the password file or of the TLS files panicked.
     #[error("uplink {uplink}: a blocking read did not come to its end")]
     Read {
         /// The uplink's name.
@@ -156,6 +158,8 @@ pub struct MqttUplink<T> {
 enum Outcome {
     Stopped,
     Again,
+    /// Left in an orderly way, to come back with the renewed TLS files.
+    Renewed,
 }
 
 /// Everything that can wake the task while it has a connection, or tries to.
@@ -203,6 +207,10 @@ struct Session {
     urgent: bool,
     status_due: bool,
     farewell: Farewell,
+    /// Which TLS files it was made with.
+    made_of: Option<u64>,
+    /// The farewell is said for renewed TLS files, and not for ever: the status stays as it is.
+    renewing: bool,
     /// The machine wants it to end.
     dropped: Option<String>,
 }
@@ -238,8 +246,10 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
 
     async fn connect_again_and_again(&mut self) -> Result<(), UplinkError> {
         loop {
-            if let Outcome::Stopped = self.connection().await? {
-                return Ok(());
+            match self.connection().await? {
+                Outcome::Stopped => return Ok(()),
+                Outcome::Renewed => continue,
+                Outcome::Again => {}
             }
             // Without randomness all gateways come back at the same time: not good, but no reason to stay away.
             let random = getrandom::u64().unwrap_or(u64::MAX);
@@ -287,15 +297,17 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         let login = match self.login().await? {
             Ok(login) => login,
             Err(reason) => {
-                return Ok(self.lost(Farewell::None, &reason));
+                return Ok(self.failed(&reason));
             }
         };
+        let prepared = self.prepare().await?;
         let will = Will {
             topic: &self.topics.status,
             payload: payload::offline(&self.config.gateway),
         };
-        let (sender, driver) = link::open(&self.config, login, will);
+        let (sender, driver) = link::open(&self.config, login, will, prepared.as_ref());
         let mut session = Session::new(sender, &self.config, &self.delivery);
+        session.made_of = prepared.map(|prepared| prepared.generation);
         let outcome = self.serve(&mut session, driver).await;
 
         // A connection that ends with us here is not the fault of any message; one that the other end ended was reported
@@ -348,18 +360,21 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                     Ok(permit) => Happened::InboxFree(permit),
                     Err(_) => Happened::InboxClosed,
                 },
-                () = wanted(&mut self.stop), if session.farewell == Farewell::None => Happened::StopWanted,
+                () = wanted(&mut self.stop), if session.farewell == Farewell::None || session.renewing => {
+                    Happened::StopWanted
+                }
                 () = &mut overdue, if session.farewell != Farewell::None => Happened::StopOverdue,
             };
-            if let Happened::StopWanted = happened {
-                overdue.set(sleep(STOP_WITHIN));
-            }
             // Whatever happened at the same time comes after it: once a stop is wanted, nothing new is sent.
             if *self.stop.borrow() {
                 self.delivery.finish();
             }
+            let leaving = (session.farewell != Farewell::None, session.renewing);
             if let Some(outcome) = self.apply(session, happened)? {
                 return Ok(outcome);
+            }
+            if leaving != (session.farewell != Farewell::None, session.renewing) {
+                overdue.set(sleep(STOP_WITHIN));
             }
             if fetch.is_none() {
                 fetch = self.fetch(session);
@@ -386,7 +401,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             Happened::Link(LinkEvent::Left) => session.farewell = Farewell::Left,
             Happened::Link(LinkEvent::Ended { by, reason }) => {
                 self.delivery.disconnected(now, by, &reason);
-                return Ok(Some(self.lost(session.farewell, &reason)));
+                return Ok(Some(self.lost(session, &reason)));
             }
             Happened::Looked(look) => self.looked(session, look)?,
             Happened::Sealed => {
@@ -399,6 +414,11 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                     .looked
                     .is_none_or(|looked| looked.elapsed() >= SAFETY_LOOK);
                 self.delivery.tick(now);
+                if session.farewell == Farewell::None && self.outdated(session) {
+                    session.renewing = true;
+                    session.farewell = Farewell::Wanted;
+                    self.delivery.finish();
+                }
             }
             Happened::InboxFree(permit) => say(permit, &mut self.unsaid),
             Happened::InboxClosed if session.farewell != Farewell::None => {
@@ -409,8 +429,15 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 if session.since.is_none() {
                     return Ok(Some(Outcome::Stopped));
                 }
-                session.farewell = Farewell::Wanted;
+                // A farewell for renewed files that is not on its way yet becomes one for ever.
+                session.renewing = false;
+                if session.farewell == Farewell::None {
+                    session.farewell = Farewell::Wanted;
+                }
                 self.delivery.finish();
+            }
+            Happened::StopOverdue if session.renewing => {
+                return Ok(Some(self.left(session)));
             }
             Happened::StopOverdue => {
                 let uplink = &self.config.name;
@@ -427,9 +454,33 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         let (totals, in_flight) = (self.delivery.totals(), self.delivery.in_flight());
         self.report(|status| status.count(totals, in_flight));
         if let Some(reason) = session.dropped.take() {
-            return Ok(Some(self.lost(session.farewell, &reason)));
+            return Ok(Some(self.lost(session, &reason)));
         }
-        Ok((session.farewell == Farewell::Left).then_some(Outcome::Stopped))
+        Ok((session.farewell == Farewell::Left).then(|| self.left(session)))
+    }
+
+    /// Whether the TLS files were renewed since the connection was made.
+    fn outdated(&self, session: &Session) -> bool {
+        match (&self.config.transport, session.made_of) {
+            (Transport::Tls(tls), Some(generation)) if session.since.is_some() => {
+                !tls.is_current(generation)
+            }
+            (Transport::Tls(_) | Transport::Plain, _) => false,
+        }
+    }
+
+    /// What follows when the connection was left as intended.
+    fn left(&self, session: &Session) -> Outcome {
+        if !session.renewing {
+            return Outcome::Stopped;
+        }
+        let uplink = &self.config.name;
+        let sent_again = self.delivery.in_flight();
+        info!(
+            uplink,
+            sent_again, "the TLS files were renewed: connecting anew"
+        );
+        Outcome::Renewed
     }
 
     fn connected(
@@ -587,6 +638,10 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 let says = self.says.borrow_and_update().clone();
                 self.publish_status(session, says)
             }
+            Farewell::Wanted if outstanding == 0 && session.renewing => {
+                session.farewell = Farewell::Leaving;
+                session.sender.leave()
+            }
             Farewell::Wanted if outstanding == 0 => {
                 session.farewell = Farewell::Said;
                 self.delivery.submitted_other(self.now());
@@ -628,10 +683,15 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
     }
 
     /// The connection is lost: what follows, and who is told.
-    fn lost(&self, farewell: Farewell, reason: &str) -> Outcome {
-        if farewell != Farewell::None {
-            return Outcome::Stopped;
+    fn lost(&self, session: &Session, reason: &str) -> Outcome {
+        if session.farewell != Farewell::None {
+            return self.left(session);
         }
+        self.failed(reason)
+    }
+
+    /// There is no connection, and who is told.
+    fn failed(&self, reason: &str) -> Outcome {
         let MqttUplinkConfig {
             name: uplink,
             host,
@@ -664,6 +724,17 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         read.await.map_err(|source| self.panicked(source))
     }
 
+    /// What the next connection's TLS is made of, if it is to have any.
+    async fn prepare(&self) -> Result<Option<Prepared>, UplinkError> {
+        let Transport::Tls(tls) = &self.config.transport else {
+            return Ok(None);
+        };
+        let tls = Arc::clone(tls);
+        let read = task::spawn_blocking(move || tls.prepare());
+        let prepared = read.await.map_err(|source| self.panicked(source))?;
+        Ok(Some(prepared))
+    }
+
     fn panicked(&self, source: JoinError) -> UplinkError {
         UplinkError::Read {
             uplink: self.config.name.clone(),
@@ -694,6 +765,8 @@ impl Session {
             urgent: false,
             status_due: false,
             farewell: Farewell::None,
+            made_of: None,
+            renewing: false,
             dropped: None,
         }
     }

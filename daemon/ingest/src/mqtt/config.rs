@@ -1,7 +1,10 @@
 //! What a source is told.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tidegate_tls::Tls;
 
 /// Unacknowledged messages that we announce to take on MQTT 5 (Receive Maximum).
 pub const RECEIVE_MAXIMUM: u16 = 1024;
@@ -61,12 +64,14 @@ pub enum Property {
 }
 
 /// How a broker is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Transport {
     /// Plain TCP.
     #[default]
     Tcp,
+    /// TLS over TCP. When the files that it is made of are renewed, the connection is made anew.
+    Tls(Arc<Tls>),
 }
 
 /// A version of the protocol.

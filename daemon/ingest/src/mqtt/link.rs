@@ -1,12 +1,16 @@
 //! Making a connection, and what can be wrong with one.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tidegate_tls::Tls;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::config::{MqttConfig, Transport, Version};
 use super::packet::{self, Decoder, Packet, PacketError, Said};
@@ -23,6 +27,21 @@ pub(super) struct Link {
     pub(super) input: BytesMut,
     pub(super) session_present: bool,
     pub(super) keep_alive: Duration,
+    pub(super) made_of: MadeOf,
+}
+
+/// Which TLS files a connection was made with; `None` without TLS.
+#[derive(Clone, Copy)]
+pub(super) struct MadeOf(Option<u64>);
+
+impl MadeOf {
+    /// Whether the files were renewed since.
+    pub(super) fn is_outdated(self, transport: &Transport) -> bool {
+        match (transport, self.0) {
+            (Transport::Tls(tls), Some(generation)) => !tls.is_current(generation),
+            (Transport::Tls(_) | Transport::Tcp, _) => false,
+        }
+    }
 }
 
 /// What carries the protocol.
@@ -38,6 +57,12 @@ pub(super) enum LinkError {
         host: String,
         port: u16,
         source: io::Error,
+    },
+    #[error("no TLS connection to the broker at {host}:{port}: {why}")]
+    Tls {
+        host: String,
+        port: u16,
+        why: String,
     },
     #[error("the broker at {host}:{port} did not answer within {CONNECT_TIME:?}")]
     NoAnswer { host: String, port: u16 },
@@ -90,6 +115,28 @@ impl std::fmt::Display for Quoted {
 }
 
 impl LinkError {
+    /// A connection that stood and broke. A broker that wants another certificate than ours says so only then (TLS 1.3
+    /// tells it after the handshake).
+    pub(super) fn broken(config: &MqttConfig, error: io::Error) -> Self {
+        let Transport::Tls(tls) = &config.transport else {
+            return Self::Io(error);
+        };
+        match tls.explain(&error) {
+            Some(why) => Self::no_tls(config, why),
+            // The other end went away without TLS's own farewell, which few send.
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
+            None => Self::Io(error),
+        }
+    }
+
+    fn no_tls(config: &MqttConfig, why: String) -> Self {
+        Self::Tls {
+            host: config.host.clone(),
+            port: config.port,
+            why,
+        }
+    }
+
     pub(super) fn disconnected(version: Version, code: u8, said: Said) -> Self {
         Self::Disconnected {
             code,
@@ -111,24 +158,21 @@ pub(super) async fn connect(config: &MqttConfig) -> Result<Link, LinkError> {
 }
 
 async fn attempt(config: &MqttConfig) -> Result<Link, LinkError> {
-    let stream = open(config).await.map_err(|source| LinkError::Connect {
-        host: config.host.clone(),
-        port: config.port,
-        source,
-    })?;
+    let (stream, made_of) = open(config).await?;
     let (mut reader, mut writer) = tokio::io::split(stream);
+    let broken = |error| LinkError::broken(config, error);
     writer
         .write_all(&packet::connect(config))
         .await
-        .map_err(LinkError::Io)?;
-    writer.flush().await.map_err(LinkError::Io)?;
+        .map_err(broken)?;
+    writer.flush().await.map_err(broken)?;
     let mut decoder = Decoder::new(config.version);
     let mut input = BytesMut::with_capacity(4096);
     let answer = loop {
         if let Some(packet) = decoder.next(&mut input)? {
             break packet;
         }
-        if reader.read_buf(&mut input).await.map_err(LinkError::Io)? == 0 {
+        if reader.read_buf(&mut input).await.map_err(broken)? == 0 {
             return Err(LinkError::Closed);
         }
     };
@@ -149,6 +193,7 @@ async fn attempt(config: &MqttConfig) -> Result<Link, LinkError> {
                 .map_or(config.keep_alive, |seconds| {
                     Duration::from_secs(u64::from(seconds)).min(config.keep_alive)
                 }),
+            made_of,
         }),
         Packet::ConnAck { code, said, .. } => Err(LinkError::Refused {
             code,
@@ -165,13 +210,37 @@ async fn attempt(config: &MqttConfig) -> Result<Link, LinkError> {
 }
 
 /// The one place that knows how brokers are reached: other transports go in here.
-async fn open(config: &MqttConfig) -> io::Result<Box<dyn Stream>> {
-    match config.transport {
-        Transport::Tcp => {
-            let stream = TcpStream::connect((config.host.as_str(), config.port)).await?;
-            // Acknowledgements are few and small, and the broker's window waits for them.
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream))
-        }
+async fn open(config: &MqttConfig) -> Result<(Box<dyn Stream>, MadeOf), LinkError> {
+    let tcp = dial(config).await.map_err(|source| LinkError::Connect {
+        host: config.host.clone(),
+        port: config.port,
+        source,
+    })?;
+    match &config.transport {
+        Transport::Tcp => Ok((Box::new(tcp), MadeOf(None))),
+        Transport::Tls(tls) => shake_hands(config, tls, tcp).await,
+    }
+}
+
+async fn dial(config: &MqttConfig) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((config.host.as_str(), config.port)).await?;
+    // Acknowledgements are few and small, and the broker's window waits for them.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn shake_hands(
+    config: &MqttConfig,
+    tls: &Arc<Tls>,
+    tcp: TcpStream,
+) -> Result<(Box<dyn Stream>, MadeOf), LinkError> {
+    let files = Arc::clone(tls);
+    let prepared = spawn_blocking(move || files.prepare())
+        .await
+        .map_err(|error| LinkError::no_tls(config, format!("the files were not read: {error}")))?;
+    let connector = TlsConnector::from(prepared.client);
+    match connector.connect(prepared.name, tcp).await {
+        Ok(stream) => Ok((Box::new(stream), MadeOf(Some(prepared.generation)))),
+        Err(error) => Err(LinkError::no_tls(config, tls.explain_handshake(&error))),
     }
 }

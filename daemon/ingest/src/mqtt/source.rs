@@ -30,7 +30,7 @@ const PROVED: Duration = Duration::from_secs(10);
 /// How often timed work is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the last acknowledgements may take at the end.
+/// How long the last acknowledgements may take at the end, of the source or of a connection that is made anew.
 const FINISH_TIME: Duration = Duration::from_secs(5);
 
 /// Spare bytes below which the read buffer grows, and by how much.
@@ -83,6 +83,8 @@ enum End {
     /// As asked.
     Finished,
     Failed(LinkError),
+    /// Left in an orderly way, to come back with the renewed TLS files.
+    Renewed,
     IntakeClosed,
 }
 
@@ -145,6 +147,10 @@ impl<T: From<Received> + Send> MqttSource<T> {
             };
             let error = match end {
                 End::Finished => return Ok(()),
+                End::Renewed => {
+                    tracing::info!(source = %config.name, "the TLS files were renewed: connecting anew");
+                    continue;
+                }
                 End::IntakeClosed => {
                     return Err(SourceError::IntakeClosed {
                         source_name: self.config.name.clone(),
@@ -199,6 +205,8 @@ impl<T: From<Received> + Send> MqttSource<T> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut waiting: Option<Message> = None;
         let mut unflushed = false;
+        // Once it is set, nothing more is read, and the connection ends when all is acknowledged, or then.
+        let mut leave_by: Option<Instant> = None;
         tracing::info!(source = %config.name, connection, session_present = link.session_present, "connected");
         loop {
             let phase = *self.phase.borrow_and_update();
@@ -209,6 +217,16 @@ impl<T: From<Received> + Send> MqttSource<T> {
                             Ok(message) => waiting = message,
                             Err(end) => return end,
                         }
+                    }
+                    if let Some(by) = leave_by
+                        && waiting.is_none()
+                        && (self.shared.acks().in_flight() == 0 || Instant::now() >= by)
+                    {
+                        session.acknowledge(self.shared.acks().take());
+                        session.disconnect();
+                        self.finish(config, &mut link.reader, &mut link.writer, session)
+                            .await;
+                        return End::Renewed;
                     }
                 }
                 Phase::Stopping => {
@@ -228,7 +246,7 @@ impl<T: From<Received> + Send> MqttSource<T> {
                         .await;
                 }
             }
-            let reading = phase == Phase::Running && waiting.is_none();
+            let reading = phase == Phase::Running && waiting.is_none() && leave_by.is_none();
             if reading && session.input.capacity() - session.input.len() < READ_BYTES.0 {
                 session.input.reserve(READ_BYTES.1);
             }
@@ -271,7 +289,7 @@ impl<T: From<Received> + Send> MqttSource<T> {
                     unflushed = !flushing;
                 }
                 Wake::Read(Err(error)) | Wake::Sent(Err(error)) => {
-                    return LinkError::Io(error).into();
+                    return LinkError::broken(config, error).into();
                 }
                 Wake::AcksDue => session.acknowledge(self.shared.acks().take()),
                 Wake::Room(true) => {
@@ -287,6 +305,9 @@ impl<T: From<Received> + Send> MqttSource<T> {
                 }
                 Wake::Tick => {
                     self.reporter.flush_overflow();
+                    if leave_by.is_none() && link.made_of.is_outdated(&config.transport) {
+                        leave_by = Some(now + FINISH_TIME);
+                    }
                     if let Err(error) = session.tick(now, reading) {
                         return error.into();
                     }

@@ -215,7 +215,7 @@ fn filter_state_and_alarms_are_those_of_the_last_commit() {
     assert!(!recovered.clean_exit);
     assert_eq!(recovered.state["temperature/deadband"], state(1).change);
     assert_eq!(recovered.alarms.len(), 1);
-    assert_eq!(recovered.alarms[0].alarm.cause.severity, Severity::Warning);
+    assert_eq!(recovered.alarms[0].severity, Severity::Warning);
     assert_eq!(recovered.windows_open, 1);
 }
 

@@ -1,6 +1,5 @@
 //! The store as a whole, on files.
 
-mod alarms;
 mod bounds;
 mod crash;
 mod identities;
@@ -62,8 +61,6 @@ pub(crate) fn config() -> StoreConfig {
             ..UplinkConfig::new("cloud")
         }],
         measures: Measures::new(vec![("*/temp".to_owned(), "°C".to_owned())]).unwrap(),
-        alarm_limits: Default::default(),
-        silence: Default::default(),
     }
 }
 
