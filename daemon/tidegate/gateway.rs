@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context;
 use tidegate_domain::delivery::{SealedMessage, Window};
 use tidegate_domain::limits;
-use tidegate_domain::outcome::{MessageCounts, StateChange, reason};
+use tidegate_domain::outcome::{MessageCounts, Severity, StateChange, reason};
 use tidegate_domain::series::SeriesFilter;
 use tidegate_domain::{Arrival, BatchOutcome, Identity};
 use tidegate_ingest as ingest;
@@ -125,6 +125,36 @@ pub(crate) fn store_config(config: &Config) -> anyhow::Result<store::StoreConfig
             })
             .collect(),
         measures: Measures::new(measures).context("[series]")?,
+        alarm_limits: config.alarms,
+        silence: silence(config)?,
+    })
+}
+
+/// Which silence of a series counts, and who hears of it.
+fn silence(config: &Config) -> anyhow::Result<store::SilenceConfig> {
+    let source = |(index, source): (usize, &config::Source)| {
+        let readers = config
+            .pipelines
+            .iter()
+            .filter(|pipeline| pipeline.from.contains(&index));
+        let uplinks: BTreeSet<usize> = readers
+            .flat_map(|pipeline| pipeline.to.iter().map(|route| route.uplink))
+            .collect();
+        store::SourceSilence {
+            after: source.stale_after,
+            alarm: source.stale_alarm,
+            uplinks: uplinks.into_iter().collect(),
+        }
+    };
+    // A description that says nothing of alarms hides those after it, as with everything that it describes.
+    let first_says: Vec<(String, Option<Option<Severity>>)> = config
+        .series
+        .iter()
+        .map(|series| (series.glob.clone(), series.stale_alarm))
+        .collect();
+    Ok(store::SilenceConfig {
+        sources: config.sources.iter().enumerate().map(source).collect(),
+        series: store::SeriesAlarms::new(first_says).context("[series]")?,
     })
 }
 

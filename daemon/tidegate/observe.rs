@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidegate_domain::Ledger;
-use tidegate_domain::outcome::Generation;
+use tidegate_domain::alarm::State;
+use tidegate_domain::outcome::{Generation, Severity};
+use tidegate_domain::{Ledger, item};
 use tidegate_ingest::{SourceHandle, SourceState};
 use tidegate_pipeline::{BreakerState, FilterSnapshot, LoadedModule, Origin, PipelineStats};
 use tidegate_status::view::{self, Readiness, Snapshot, View};
-use tidegate_store::{ClosedSummary, Committed, Recovered, StoreState, StoreStats};
+use tidegate_store::{
+    ActiveAlarm, ClosedSummary, Committed, Recovered, StaleSeries, StoreState, StoreStats,
+};
 use tidegate_tls::{Role, Tls};
 use tidegate_uplink::{LinkState, UplinkHandle};
 use tokio::sync::Notify;
@@ -43,10 +46,7 @@ impl Observed {
     pub(crate) fn new(recovered: &Recovered) -> Self {
         Self {
             ledger: Arc::clone(&recovered.ledger),
-            stats: StoreStats {
-                windows_open: recovered.windows_open,
-                ..StoreStats::default()
-            },
+            stats: recovered.stats.clone(),
             commits: VecDeque::with_capacity(COMMITS),
             summaries: VecDeque::new(),
         }
@@ -457,6 +457,25 @@ impl Observer {
         }
     }
 
+    fn alarms(stats: &StoreStats) -> view::AlarmsStatus {
+        let alarms = &stats.alarms;
+        let mut items = alarm_rows(&alarms.active);
+        items.truncate(view::AlarmsStatus::ITEMS);
+        let stale = alarms.stale_series.iter().take(view::AlarmsStatus::ITEMS);
+        view::AlarmsStatus {
+            active: stats.alarms_active,
+            acknowledged: alarms.acknowledged,
+            suppressed: alarms.suppressed,
+            lost: alarms.lost,
+            floods: alarms.floods,
+            series: alarms.series,
+            stale: alarms.stale,
+            unheard: alarms.unheard,
+            items,
+            stale_items: stale.map(stale_row).collect(),
+        }
+    }
+
     fn modules(&self) -> Vec<view::ModuleStatus> {
         self.modules
             .iter()
@@ -547,6 +566,7 @@ impl View for Observer {
             store,
             uplinks,
             modules: self.modules(),
+            alarms: Self::alarms(&observed.stats),
             quarantine_total: ledger
                 .sources
                 .values()
@@ -569,6 +589,16 @@ impl View for Observer {
 
     fn ledger(&self) -> Arc<Ledger> {
         Arc::clone(&lock(&self.observed).ledger)
+    }
+
+    fn alarms(&self) -> Vec<view::AlarmRow> {
+        let active = Arc::clone(&lock(&self.observed).stats.alarms.active);
+        alarm_rows(&active)
+    }
+
+    fn stale_series(&self) -> Vec<view::StaleRow> {
+        let stale = Arc::clone(&lock(&self.observed).stats.alarms.stale_series);
+        stale.iter().map(stale_row).collect()
     }
 
     fn ready(&self) -> Readiness {
@@ -625,6 +655,49 @@ impl Sampled {
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let count = after.saturating_sub(*before) as f64;
         if seconds > 0.0 { count / seconds } else { 0.0 }
+    }
+}
+
+/// Gravest first, then newest.
+fn alarm_rows(active: &[ActiveAlarm]) -> Vec<view::AlarmRow> {
+    let mut rows: Vec<view::AlarmRow> = active.iter().map(alarm_row).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse((row.severity, row.time)));
+    rows
+}
+
+pub(crate) fn alarm_row(active: &ActiveAlarm) -> view::AlarmRow {
+    let ActiveAlarm { key, alarm } = active;
+    let (cause, acknowledged) = (&alarm.cause, alarm.acknowledged.as_ref());
+    view::AlarmRow {
+        source: key.owner.source().map(ToString::to_string),
+        pipeline: key.owner.pipeline().map(ToString::to_string),
+        filter: cause.filter.to_string(),
+        series: key.series.to_string(),
+        code: key.code.to_string(),
+        severity: match cause.severity {
+            Severity::Info => view::AlarmSeverity::Info,
+            Severity::Warning => view::AlarmSeverity::Warning,
+            Severity::Critical => view::AlarmSeverity::Critical,
+        },
+        state: match alarm.state {
+            State::Acknowledged => view::AlarmState::Acknowledged,
+            State::Raised | State::Cleared => view::AlarmState::Raised,
+        },
+        time: item::millis(cause.time),
+        text: cause.text.clone(),
+        value: cause.value,
+        acknowledged_by: acknowledged.map(|by| by.by.clone()),
+        acknowledged_at: acknowledged.map(|by| item::millis(by.at)),
+        flooding: alarm.flooding,
+        suppressed: alarm.suppressed,
+    }
+}
+
+pub(crate) fn stale_row(stale: &StaleSeries) -> view::StaleRow {
+    view::StaleRow {
+        source: stale.source.to_string(),
+        series: stale.series.to_string(),
+        heard: item::millis(stale.heard),
     }
 }
 

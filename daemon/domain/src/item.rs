@@ -5,14 +5,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{AlarmState, Severity};
+use crate::alarm;
+use crate::outcome::Severity;
 
 /// What a sealed message carries; `{kind}` in the uplink's topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum ItemKind {
-    /// Alarms raised and cleared.
+    /// Alarms raised, acknowledged and cleared.
     Alarm = 0,
     /// Losses, with range and reason.
     Gap = 1,
@@ -195,11 +196,15 @@ impl<'a> From<crate::Value<'a>> for JsonValue<'a> {
 /// An alarm's change.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AlarmItem<'a> {
-    /// The pipeline's name.
-    pub pipeline: &'a str,
+    /// The source's name, where the gateway itself found something at a source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'a str>,
+    /// The pipeline's name, where one of its filters raised it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<&'a str>,
     /// The series' name.
     pub series: &'a str,
-    /// The causing reading's time.
+    /// The causing reading's time; of an acknowledgement, when that was given.
     pub time: i64,
     /// How grave.
     pub severity: Severity,
@@ -209,8 +214,20 @@ pub struct AlarmItem<'a> {
     pub text: &'a str,
     /// The causing value, where it is a number.
     pub value: Option<f64>,
-    /// Raised or cleared.
-    pub state: AlarmState,
+    /// Raised, acknowledged or cleared.
+    pub state: alarm::State,
+    /// Who acknowledged it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged_by: Option<&'a str>,
+    /// When.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged_at: Option<i64>,
+    /// It changes too often: from `begin` to `end` changes are counted and not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flood: Option<alarm::Mark>,
+    /// Changes before this one that were not sent.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub suppressed: u64,
     /// The chain that raised it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<&'a str>,

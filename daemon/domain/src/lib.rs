@@ -3,8 +3,10 @@
 //! Nothing here knows tokio, a socket, a file or a clock: time comes in as an argument, and a state machine
 //! returns what is to be done. Every other crate of the daemon depends on this one and on no other.
 
+pub mod alarm;
 pub mod backoff;
 pub mod batch;
+pub mod command;
 pub mod delivery;
 pub mod identity;
 pub mod item;
@@ -15,6 +17,7 @@ pub mod outcome;
 pub mod reading;
 pub mod receive_window;
 pub mod series;
+pub mod silence;
 pub mod sketch;
 pub mod window;
 

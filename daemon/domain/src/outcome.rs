@@ -27,6 +27,8 @@ pub struct BatchOutcome {
     pub receive_window: u32,
     /// The counts for the source's ledger.
     pub counts: MessageCounts,
+    /// The series that the batch's readings name, as they came from the source.
+    pub heard: Vec<Arc<str>>,
     /// Messages that could not be decoded; they are among `counts.quarantined`.
     pub quarantined: Vec<QuarantinedMessage>,
     /// One for every pipeline that reads the source, in the configuration's order.
@@ -209,6 +211,18 @@ pub enum Severity {
     Warning,
     /// Needs somebody now.
     Critical,
+}
+
+impl Severity {
+    /// The word in payloads, in the configuration and in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
 }
 
 /// Whether an alarm begins or ends.

@@ -56,6 +56,14 @@ pub(crate) async fn modules(State(view): State<Shared>) -> impl IntoResponse {
     list(&view.snapshot().modules)
 }
 
+pub(crate) async fn alarms(State(view): State<Shared>) -> impl IntoResponse {
+    list(&view.alarms())
+}
+
+pub(crate) async fn stale_series(State(view): State<Shared>) -> impl IntoResponse {
+    list(&view.stale_series())
+}
+
 fn list<T: Serialize>(items: &[T]) -> axum::response::Response {
     Json(List { items }).into_response()
 }

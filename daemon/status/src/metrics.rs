@@ -36,6 +36,7 @@ fn render(snapshot: &Snapshot, ledger: &Ledger, ready: &Readiness, healthy: bool
     filters(&mut out, snapshot);
     store(&mut out, snapshot);
     uplinks(&mut out, snapshot);
+    alarms(&mut out, snapshot);
     certificates(&mut out, snapshot);
     process(&mut out, snapshot);
     out.text
@@ -83,6 +84,45 @@ fn gateway(
         "Messages and readings in quarantine.",
     )
     .sample(&[], snapshot.quarantine_total);
+}
+
+fn alarms(out: &mut Exposition, snapshot: &Snapshot) {
+    let alarms = &snapshot.alarms;
+    let mut family = out.gauge(
+        "tidegate_alarms_active",
+        "Alarms that hold, by whether somebody acknowledged them.",
+    );
+    let raised = alarms.active.saturating_sub(alarms.acknowledged);
+    for (state, count) in [("raised", raised), ("acknowledged", alarms.acknowledged)] {
+        family.sample(&[("state", &state)], count);
+    }
+    out.counter(
+        "tidegate_alarm_changes_suppressed_total",
+        "Changes of alarms that were counted and not sent because there were too many.",
+    )
+    .sample(&[], alarms.suppressed);
+    out.counter(
+        "tidegate_alarms_lost_total",
+        "Alarms that were not kept because there were too many at once; anything but 0 is a fault.",
+    )
+    .sample(&[], alarms.lost);
+    out.gauge(
+        "tidegate_alarm_floods",
+        "Filters that change too many alarms now.",
+    )
+    .sample(&[], alarms.floods);
+    out.gauge("tidegate_series", "Series that are listened for.")
+        .sample(&[], alarms.series);
+    out.gauge(
+        "tidegate_series_stale",
+        "Series that have been silent for longer than their source allows.",
+    )
+    .sample(&[], alarms.stale);
+    out.counter(
+        "tidegate_readings_unheard_total",
+        "Readings of series that there is no room to listen for.",
+    )
+    .sample(&[], alarms.unheard);
 }
 
 fn sources(out: &mut Exposition, snapshot: &Snapshot) {

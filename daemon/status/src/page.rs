@@ -22,8 +22,8 @@ use crate::format;
 use crate::routes::Shared;
 use crate::verdict::{self, Level, Losses, Verdict};
 use crate::view::{
-    ErrorLevel, FilterState, FilterStatus, ModuleState, PipelineStatus, Snapshot, SourceState,
-    SourceStatus, StoreState, UplinkState, UplinkStatus,
+    AlarmRow, AlarmSeverity, AlarmState, ErrorLevel, FilterState, FilterStatus, ModuleState,
+    PipelineStatus, Snapshot, SourceState, SourceStatus, StoreState, UplinkState, UplinkStatus,
 };
 
 /// An uplink whose oldest item has waited for less is not behind.
@@ -160,6 +160,16 @@ impl<'a> Page<'a> {
         self.s.modules.iter().filter(|m| active(m.state)).count()
     }
 
+    fn alarms_hidden(&self) -> u64 {
+        let shown = self.s.alarms.items.len() as u64;
+        self.s.alarms.active.saturating_sub(shown)
+    }
+
+    fn stale_hidden(&self) -> u64 {
+        let shown = self.s.alarms.stale_items.len() as u64;
+        self.s.alarms.stale.saturating_sub(shown)
+    }
+
     fn fill(&self) -> String {
         format::percent(self.s.store.bytes, self.s.store.max_bytes)
     }
@@ -186,6 +196,18 @@ impl<'a> Page<'a> {
 /// The word of the API with a space for the hyphen.
 fn words(state: &str) -> String {
     state.replace('-', " ")
+}
+
+impl AlarmRow {
+    fn level(&self) -> Level {
+        match (self.state, self.severity) {
+            (AlarmState::Acknowledged, _) | (AlarmState::Raised, AlarmSeverity::Info) => {
+                Level::Idle
+            }
+            (AlarmState::Raised, AlarmSeverity::Warning) => Level::Warn,
+            (AlarmState::Raised, AlarmSeverity::Critical) => Level::Bad,
+        }
+    }
 }
 
 impl SourceStatus {

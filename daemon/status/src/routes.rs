@@ -48,6 +48,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/api/v1/pipelines", get(api::pipelines)),
         ("/api/v1/uplinks", get(api::uplinks)),
         ("/api/v1/modules", get(api::modules)),
+        ("/api/v1/alarms", get(api::alarms)),
+        ("/api/v1/alarms/stale", get(api::stale_series)),
     ];
     routes.extend(
         [

@@ -22,6 +22,16 @@ pub trait View: Send + Sync + 'static {
     /// The ledger as of the last commit.
     fn ledger(&self) -> Arc<Ledger>;
 
+    /// Alarms that hold, at most a thousand, gravest first, then newest.
+    fn alarms(&self) -> Vec<AlarmRow> {
+        self.snapshot().alarms.items.clone()
+    }
+
+    /// Series that are stale, at most a thousand, the longest silent first.
+    fn stale_series(&self) -> Vec<StaleRow> {
+        self.snapshot().alarms.stale_items.clone()
+    }
+
     /// Whether the gateway does its work: sources subscribed or backing off, store healthy, filters loaded. It
     /// never depends on the cloud.
     fn ready(&self) -> Readiness;
@@ -60,6 +70,8 @@ pub struct Snapshot {
     pub uplinks: Vec<UplinkStatus>,
     /// Modules that the gateway knows, in the order of their names.
     pub modules: Vec<ModuleStatus>,
+    /// Alarms and silent series.
+    pub alarms: AlarmsStatus,
     /// Messages and readings that are in quarantine now.
     pub quarantine_total: u64,
     /// Warnings and errors of late, grouped, newest first. Bounded by whoever fills it (50 is a good bound).
@@ -425,6 +437,104 @@ pub enum ModuleOrigin {
     Local,
 }
 
+/// Alarms and silent series.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct AlarmsStatus {
+    /// Alarms that hold.
+    pub active: u64,
+    /// Those among them that somebody acknowledged.
+    pub acknowledged: u64,
+    /// Changes that were counted and not sent because there were too many, ever.
+    pub suppressed: u64,
+    /// Alarms that were not kept because there were too many at once, ever.
+    pub lost: u64,
+    /// Filters that change too many alarms now.
+    pub floods: u64,
+    /// Series that are listened for.
+    pub series: u64,
+    /// Those among them that have been silent for longer than their source's `stale-after`.
+    pub stale: u64,
+    /// Readings of series that there is no room to listen for, ever.
+    pub unheard: u64,
+    /// The gravest alarms, at most [`AlarmsStatus::ITEMS`]; `/api/v1/alarms` has more.
+    pub items: Vec<AlarmRow>,
+    /// The series that have been silent for longest, likewise.
+    pub stale_items: Vec<StaleRow>,
+}
+
+impl AlarmsStatus {
+    /// Alarms, and stale series, that a snapshot holds.
+    pub const ITEMS: usize = 50;
+}
+
+/// An alarm that holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct AlarmRow {
+    /// The source's name, where the gateway itself found something at a source.
+    pub source: Option<String>,
+    /// The pipeline's name, where a filter raised it.
+    pub pipeline: Option<String>,
+    /// The filter's name.
+    pub filter: String,
+    /// The series it is about.
+    pub series: String,
+    /// Short and stable.
+    pub code: String,
+    /// How grave.
+    pub severity: AlarmSeverity,
+    /// Where in its life it is.
+    pub state: AlarmState,
+    /// The causing reading's time, milliseconds since the epoch.
+    pub time: i64,
+    /// For people.
+    pub text: String,
+    /// The value that caused it, where it is a number.
+    pub value: Option<f64>,
+    /// Who acknowledged it.
+    pub acknowledged_by: Option<String>,
+    /// When, milliseconds since the epoch.
+    pub acknowledged_at: Option<i64>,
+    /// It changes too often: changes are counted and not sent.
+    pub flooding: bool,
+    /// Changes that were not sent since the last one that was.
+    pub suppressed: u64,
+}
+
+/// A series that has been silent for too long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StaleRow {
+    /// The source's name.
+    pub source: String,
+    /// The series' name.
+    pub series: String,
+    /// When it was heard last, milliseconds since the epoch.
+    pub heard: i64,
+}
+
+/// How grave an alarm is; the order is that of gravity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AlarmSeverity {
+    /// Worth knowing.
+    #[default]
+    Info,
+    /// Needs somebody's attention.
+    Warning,
+    /// Needs somebody now.
+    Critical,
+}
+
+/// Where in its life an alarm is that holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AlarmState {
+    /// Nobody has acknowledged it.
+    #[default]
+    Raised,
+    /// Somebody knows.
+    Acknowledged,
+}
+
 /// Warnings or errors that say the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ErrorGroup {
@@ -513,4 +623,6 @@ words! {
     ModuleState { Idle => "idle", Active => "active", Refused => "refused" }
     ModuleOrigin { Factory => "factory", Local => "local" }
     ErrorLevel { Error => "error", Warn => "warn" }
+    AlarmSeverity { Info => "info", Warning => "warning", Critical => "critical" }
+    AlarmState { Raised => "raised", Acknowledged => "acknowledged" }
 }

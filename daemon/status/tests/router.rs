@@ -69,7 +69,7 @@ fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> Request<Body
     request.body(Body::empty()).unwrap()
 }
 
-const KINDS: [(&str, &str); 14] = [
+const KINDS: [(&str, &str); 16] = [
     ("/", "text/html; charset=utf-8"),
     ("/healthz", "text/plain; charset=utf-8"),
     ("/readyz", "text/plain; charset=utf-8"),
@@ -80,6 +80,8 @@ const KINDS: [(&str, &str); 14] = [
     ("/api/v1/pipelines", "application/json"),
     ("/api/v1/uplinks", "application/json"),
     ("/api/v1/modules", "application/json"),
+    ("/api/v1/alarms", "application/json"),
+    ("/api/v1/alarms/stale", "application/json"),
     ("/api/v1/openapi.json", "application/json"),
     ("/assets/tidegate.css", "text/css; charset=utf-8"),
     ("/assets/tidegate.js", "text/javascript; charset=utf-8"),

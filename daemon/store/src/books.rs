@@ -50,6 +50,12 @@ pub(crate) mod own {
     pub(crate) const QUARANTINE_BYTES: &str = "quarantine-bytes";
     /// Store: bytes of refused messages.
     pub(crate) const REJECTED_BYTES: &str = "rejected-bytes";
+    /// Store: changes of alarms that were not told because there were too many.
+    pub(crate) const ALARMS_SUPPRESSED: &str = "alarms-suppressed";
+    /// Store: alarms that were not kept because there were too many.
+    pub(crate) const ALARMS_LOST: &str = "alarms-lost";
+    /// Store: readings of series that there is no room to listen for.
+    pub(crate) const SERIES_UNHEARD: &str = "series-unheard";
     /// Pipeline: length of its windows, nanoseconds.
     pub(crate) const WINDOW: &str = "window";
     /// Pipeline: see `WindowSet::closed_before`.

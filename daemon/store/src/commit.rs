@@ -1,22 +1,24 @@
 //! The transaction: one function of what is committed and one group. It is called again with the same group when
 //! it failed, after everything in memory was loaded anew.
 
+mod alarms;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tidegate_domain::item::{
-    AlarmItem, EventItem, ItemKind, JsonValue, Priority, ReadingItem, SummaryItem, millis,
+    EventItem, ItemKind, JsonValue, Priority, ReadingItem, SummaryItem, millis,
 };
-use tidegate_domain::outcome::{AlarmChange, AlarmState, PipelineOutcome};
+use tidegate_domain::outcome::PipelineOutcome;
 use tidegate_domain::{Arrival, Batch, BatchOutcome, ClosedWindow, Item, Quality};
 
 use crate::books::{Scope, own};
 use crate::disk;
 use crate::evict::{self, InFlight};
 use crate::gaps::Loss;
-use crate::group::{Attempt, Group};
+use crate::group::Group;
 use crate::history::Shelf;
 use crate::image::Image;
 use crate::input::{ClosedSummary, Committed, Event, SourceGap};
@@ -45,6 +47,8 @@ pub(crate) struct Frozen {
 pub(crate) struct Written {
     pub(crate) sealed: BTreeSet<usize>,
     pub(crate) summaries: Vec<Arc<ClosedSummary>>,
+    /// By request: how many alarms it acknowledged.
+    pub(crate) acknowledged: Vec<usize>,
     /// See [`evict::Evicted::full`].
     pub(crate) full: bool,
 }
@@ -64,6 +68,7 @@ pub(crate) fn write(
         image,
         setup,
         wall: frozen.idle.wall,
+        monotonic: frozen.idle.monotonic,
         json: Vec::new(),
         written: Written::default(),
     };
@@ -84,6 +89,8 @@ struct Commit<'a> {
     setup: &'a Setup,
     /// The present wall clock, nanoseconds since the epoch.
     wall: i64,
+    /// The present monotonic clock, nanoseconds.
+    monotonic: i64,
     /// One item at a time; kept for its allocation.
     json: Vec<u8>,
     written: Written,
@@ -132,25 +139,17 @@ impl Commit<'_> {
         for event in &group.events {
             self.event(event)?;
         }
+        for request in &group.acknowledgements {
+            let done = self.acknowledge(request)?;
+            self.written.acknowledged.push(done);
+        }
+        self.alarms_by_time()?;
         for attempt in &group.attempts {
-            match attempt {
-                Attempt::One { digest, .. } => {
-                    self.conn
-                        .prepare_cached(
-                            "INSERT INTO attempt VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
-                        )?
-                        .execute([&digest[..]])?;
-                }
-                Attempt::Many { digests, .. } => {
-                    let mut insert = self.conn.prepare_cached(
-                        "INSERT INTO attempt VALUES (?1, 0) ON CONFLICT DO UPDATE SET count = max(count, 1)",
-                    )?;
-                    // The same message twice in a batch is no attempt that failed.
-                    for digest in digests.iter().collect::<BTreeSet<_>>() {
-                        insert.execute([&digest[..]])?;
-                    }
-                }
-            }
+            self.conn
+                .prepare_cached(
+                    "INSERT INTO attempt VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+                )?
+                .execute([&attempt.digest[..]])?;
         }
         for (pipeline, closed) in self.image.windows.close(advance.end_at, false) {
             self.close(pipeline, &closed)?;
@@ -178,6 +177,7 @@ impl Commit<'_> {
         self.image
             .identities
             .push(outcome.source, &outcome.identities);
+        self.heard(outcome)?;
         let mut pen = pen(self.conn, &mut self.image.books, self.wall);
         for message in &outcome.quarantined {
             quarantine::insert_message(&mut pen, source, message)?;
@@ -291,76 +291,6 @@ impl Commit<'_> {
                 };
                 self.queue(key, Some(index), time, time)?;
             }
-        }
-        Ok(())
-    }
-
-    /// Raising what is raised, or clearing what is not, changes nothing.
-    fn alarm(
-        &mut self,
-        index: usize,
-        alarm: &AlarmChange,
-        generation: Option<&str>,
-    ) -> Result<(), rusqlite::Error> {
-        let pipeline = &self.setup.pipelines[index];
-        let key = (
-            Arc::clone(&pipeline.name),
-            Arc::clone(&alarm.series),
-            alarm.code.clone(),
-        );
-        let alarms = &mut self.image.alarms;
-        let changed = match alarm.state {
-            AlarmState::Raised => alarms.insert(key),
-            AlarmState::Cleared => alarms.remove(&key),
-        };
-        if !changed {
-            return Ok(());
-        }
-        match alarm.state {
-            AlarmState::Raised => {
-                let severity = serde_json::to_string(&alarm.severity).unwrap_or_default();
-                self.conn
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO alarm VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                    )?
-                    .execute((
-                        &pipeline.name,
-                        &alarm.series,
-                        &alarm.code,
-                        &alarm.filter,
-                        severity.trim_matches('"'),
-                        alarm.time,
-                        &alarm.text,
-                    ))?;
-            }
-            AlarmState::Cleared => {
-                self.conn
-                    .prepare_cached(
-                        "DELETE FROM alarm WHERE pipeline = ?1 AND series = ?2 AND code = ?3",
-                    )?
-                    .execute((&pipeline.name, &alarm.series, &alarm.code))?;
-            }
-        }
-        let time = millis(alarm.time);
-        let item = Item::Alarm(AlarmItem {
-            pipeline: &pipeline.name,
-            series: &alarm.series,
-            time,
-            severity: alarm.severity,
-            code: &alarm.code,
-            text: &alarm.text,
-            value: alarm.value,
-            state: alarm.state,
-            generation,
-        });
-        encode(&mut self.json, &item);
-        for &uplink in &pipeline.uplinks {
-            let key = LaneKey {
-                uplink,
-                priority: Priority::Alarm,
-                kind: ItemKind::Alarm,
-            };
-            self.queue(key, Some(index), time, time)?;
         }
         Ok(())
     }

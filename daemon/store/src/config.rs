@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tidegate_domain::alarm;
 use tidegate_domain::item::Priority;
 use tidegate_domain::limits;
+use tidegate_domain::outcome::Severity;
 use tidegate_domain::series::{GlobError, SeriesFilter};
 
 /// The store's settings. Indices in [`Input`](crate::Input) and [`Committed`](crate::Committed) point into its lists;
@@ -32,6 +34,64 @@ pub struct StoreConfig {
     pub uplinks: Vec<UplinkConfig>,
     /// What is measured, by series.
     pub measures: Measures,
+    /// From how many changes of alarms in a minute on it is a flood.
+    pub alarm_limits: alarm::Limits,
+    /// Which silence counts.
+    pub silence: SilenceConfig,
+}
+
+/// When a series is stale, and where that is an alarm.
+#[derive(Clone, Debug, Default)]
+pub struct SilenceConfig {
+    /// By source, in the configuration's order. Where it is shorter, the rest is not watched.
+    pub sources: Vec<SourceSilence>,
+    /// Of single series, whatever their source says.
+    pub series: SeriesAlarms,
+}
+
+/// When the series of one source are stale.
+#[derive(Clone, Debug)]
+pub struct SourceSilence {
+    /// How long they may be silent.
+    pub after: Duration,
+    /// Which alarm it is then; `None` for none.
+    pub alarm: Option<Severity>,
+    /// The uplinks that hear of it, as indices: those of the pipelines that read the source.
+    pub uplinks: Vec<usize>,
+}
+
+/// Which alarm the silence of a series is, by series glob; the first match wins.
+#[derive(Clone, Debug, Default)]
+pub struct SeriesAlarms {
+    filter: SeriesFilter,
+    severities: Vec<Option<Option<Severity>>>,
+}
+
+impl SeriesAlarms {
+    /// Pairs of series glob and severity, in the configuration's order: `Some(None)` for no alarm, `None` for what the
+    /// source says.
+    ///
+    /// # Errors
+    /// The first glob that cannot be read.
+    pub fn new(pairs: Vec<(String, Option<Option<Severity>>)>) -> Result<Self, GlobError> {
+        let (globs, severities): (Vec<String>, Vec<_>) = pairs.into_iter().unzip();
+        Ok(Self {
+            filter: SeriesFilter::new(&globs)?,
+            severities,
+        })
+    }
+
+    fn of(&self, series: &str) -> Option<Option<Severity>> {
+        *self.severities.get(self.filter.first(series)?)?
+    }
+}
+
+impl SilenceConfig {
+    /// Which alarm it is when a series of a source falls silent.
+    pub(crate) fn severity(&self, source: usize, series: &str) -> Option<Severity> {
+        let of_source = || self.sources.get(source).and_then(|source| source.alarm);
+        self.series.of(series).unwrap_or_else(of_source)
+    }
 }
 
 /// One pipeline, as far as its output goes.

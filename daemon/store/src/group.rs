@@ -7,7 +7,7 @@ use tidegate_domain::delivery::Settled;
 use tidegate_domain::receive_window::ReceiveWindow;
 use tidegate_domain::{AckToken, Arrival, BatchOutcome};
 
-use crate::input::{Event, SourceGap};
+use crate::input::{AcknowledgeAlarms, Event, SourceGap};
 use crate::setup::Bounds;
 
 /// How long answers of an uplink wait for company when nothing else makes a commit: they are only bookkeeping, and
@@ -28,6 +28,7 @@ pub(crate) struct Group {
     pub(crate) settled: Vec<Settled>,
     pub(crate) gaps: Vec<SourceGap>,
     pub(crate) events: Vec<Event>,
+    pub(crate) acknowledgements: Vec<AcknowledgeAlarms>,
     pub(crate) attempts: Vec<Attempt>,
     rows: usize,
     bytes: usize,
@@ -38,28 +39,20 @@ pub(crate) struct Group {
     first_settled: Option<Instant>,
 }
 
-/// Messages that may be processed once it is on record that somebody began to.
+/// A message that may be processed once it is on record that somebody began to.
 #[derive(Debug)]
-pub(crate) enum Attempt {
-    /// Alone: it counts.
-    One {
-        digest: [u8; 32],
-        reply: SyncSender<u32>,
-    },
-    /// With others: it counts as 0, and as 1 when that is found again, for the process died meanwhile.
-    Many {
-        digests: Vec<[u8; 32]>,
-        reply: SyncSender<Vec<u32>>,
-    },
+pub(crate) struct Attempt {
+    pub(crate) digest: [u8; 32],
+    pub(crate) reply: SyncSender<u32>,
 }
 
 /// Why a group commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// An alarm is in it.
+    /// An alarm is in it, or somebody waits for an answer.
     Alarm,
-    /// A message, or a batch of them, waits for its attempt to be on record. What came before commits with it, so that
-    /// nothing else is under suspicion.
+    /// A message waits for its attempt to be on record. What came before it commits with it, so that only one message
+    /// at a time is under suspicion.
     Attempt,
     /// Rows or bytes reached their bound.
     Bound,
@@ -96,6 +89,12 @@ impl Group {
     pub(crate) fn push_event(&mut self, event: Event, now: Instant) {
         self.first.get_or_insert(now);
         self.events.push(event);
+    }
+
+    pub(crate) fn push_acknowledge(&mut self, request: AcknowledgeAlarms, now: Instant) {
+        self.first.get_or_insert(now);
+        self.urgent = true;
+        self.acknowledgements.push(request);
     }
 
     pub(crate) fn push_attempt(&mut self, attempt: Attempt) {

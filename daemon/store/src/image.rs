@@ -1,12 +1,17 @@
 //! What the writer knows of the database without asking it: the state after the last commit, and while a commit runs the
 //! state after that. A failed commit throws it away; it is then loaded again, as at a start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::Connection;
 
+use tidegate_domain::Arrival;
+use tidegate_domain::alarm::Alarms;
+use tidegate_domain::silence::Silence;
+
+use crate::alarms;
 use crate::books::{Books, Scope, own};
 use crate::clock::Clock;
 use crate::gaps::Gaps;
@@ -32,8 +37,12 @@ pub(crate) struct Image {
     pub(crate) identities: Identities,
     pub(crate) gaps: Gaps,
     pub(crate) slots: Slots,
-    /// Alarms that are raised: pipeline, series, code.
-    pub(crate) alarms: BTreeSet<(Arc<str>, Arc<str>, String)>,
+    pub(crate) alarms: Alarms,
+    /// Since they were shown last.
+    pub(crate) alarms_changed: bool,
+    /// Against the configuration.
+    pub(crate) alarms_are_checked: bool,
+    pub(crate) silence: Silence,
     /// Numbers of the configured pipelines and uplinks.
     pub(crate) pipeline_ids: Vec<i64>,
     pub(crate) uplink_ids: Vec<i64>,
@@ -42,11 +51,11 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Reads everything. `clock` is where the arrival clock begins in a new database.
+    /// Reads everything. `arrival` is the present, and where the arrival clock begins in a new database.
     pub(crate) fn load(
         conn: &Connection,
         setup: &Setup,
-        clock: i64,
+        arrival: Arrival,
         now: Instant,
     ) -> Result<Self, rusqlite::Error> {
         let books = Books::load(conn)?;
@@ -64,11 +73,7 @@ impl Image {
             .iter()
             .map(|name| id("uplink", name))
             .collect::<Result<Vec<i64>, _>>()?;
-        let clock = Clock::at(books.store(own::CLOCK).unwrap_or(clock));
-        let alarms = conn
-            .prepare("SELECT pipeline, series, code FROM alarm")?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-            .collect::<Result<_, _>>()?;
+        let clock = Clock::at(books.store(own::CLOCK).unwrap_or(arrival.wall));
         Ok(Self {
             group: count(books.store(own::GROUP).unwrap_or(0)),
             windows: Windows::load(conn, setup, &books, &pipeline_ids, clock.committed)?,
@@ -82,7 +87,10 @@ impl Image {
                 setup.bounds.main_bytes,
             ),
             pipeline_names: windows::names(conn)?,
-            alarms,
+            alarms: alarms::load(conn, setup.config.alarm_limits, arrival.monotonic)?,
+            alarms_changed: true,
+            alarms_are_checked: false,
+            silence: alarms::load_silence(conn, setup, arrival)?,
             pipeline_ids,
             uplink_ids,
             clock,
@@ -103,6 +111,7 @@ pub(crate) fn register(conn: &Connection, setup: &Setup) -> Result<(), rusqlite:
         zero(Scope::Source, name, "received")?;
     }
     identities::register(&transaction, setup)?;
+    alarms::forget_sources(&transaction, setup)?;
     for pipeline in &setup.pipelines {
         zero(Scope::Pipeline, &pipeline.name, "selected")?;
         series::number(&transaction, "pipeline", &pipeline.name)?;

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use tidegate_domain::alarm::Selection;
 use tidegate_domain::delivery::Settled;
 use tidegate_domain::{AckToken, BatchOutcome, Ledger};
+
+use crate::alarms::{ActiveAlarm, StaleSeries};
 
 /// Everything that can change the store.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub enum Input {
     Gap(SourceGap),
     /// Something happened to the gateway; it goes to every uplink.
     Event(Event),
+    /// Somebody acknowledges alarms.
+    Acknowledge(AcknowledgeAlarms),
     /// A redelivered message is about to be processed after an unclean exit. It is counted, and whatever came before it
     /// is committed, before the answer is given. `reply` may be dropped without one; then ask again.
     Attempt {
@@ -25,14 +30,6 @@ pub enum Input {
         digest: [u8; 32],
         /// Receives how often it was attempted, this time included. A channel of capacity 1 never blocks the writer.
         reply: SyncSender<u32>,
-    },
-    /// Redelivered messages are about to be processed together after an unclean exit. Those of which nothing was on
-    /// record are put there; otherwise it is as with [`Input::Attempt`].
-    Attempts {
-        /// SHA-256 over topic and payload.
-        digests: Vec<[u8; 32]>,
-        /// Receives for each digest, in their order, how often it was attempted before. Capacity 1, as above.
-        reply: SyncSender<Vec<u32>>,
     },
 }
 
@@ -57,6 +54,26 @@ impl From<SourceGap> for Input {
 impl From<Event> for Input {
     fn from(event: Event) -> Self {
         Self::Event(event)
+    }
+}
+
+/// A request to acknowledge alarms. It commits at once, and an event item names it.
+#[derive(Clone, Debug)]
+pub struct AcknowledgeAlarms {
+    /// Which.
+    pub selection: Selection,
+    /// Who does it.
+    pub by: String,
+    /// When, nanoseconds since the epoch.
+    pub at: i64,
+    /// Receives how many it were, once that is durable. A channel of capacity 1 never blocks the writer. It may be
+    /// dropped without an answer; asking again does no harm.
+    pub reply: SyncSender<usize>,
+}
+
+impl From<AcknowledgeAlarms> for Input {
+    fn from(request: AcknowledgeAlarms) -> Self {
+        Self::Acknowledge(request)
     }
 }
 
@@ -191,10 +208,35 @@ pub struct StoreStats {
     /// When the oldest reading of history arrived, nanoseconds since the epoch; `None` without one, or where the clock
     /// was not set then.
     pub oldest: Option<i64>,
-    /// Alarms that are raised.
+    /// Alarms that hold.
     pub alarms_active: u64,
+    /// More of alarms and of silent series.
+    pub alarms: AlarmStats,
     /// The last failed commit's error, until one succeeds.
     pub last_error: Option<String>,
+}
+
+/// Alarms and silent series.
+#[derive(Clone, Debug, Default)]
+pub struct AlarmStats {
+    /// Those that hold and were acknowledged.
+    pub acknowledged: u64,
+    /// Changes that were counted and not sent, since the database was made.
+    pub suppressed: u64,
+    /// Alarms that were not kept because there were too many, likewise.
+    pub lost: u64,
+    /// Filters that are in a flood.
+    pub floods: u64,
+    /// The first thousand of those that hold, by owner, series and code.
+    pub active: Arc<[ActiveAlarm]>,
+    /// Series that are listened for.
+    pub series: u64,
+    /// Those among them that are stale.
+    pub stale: u64,
+    /// The thousand that have been silent for longest.
+    pub stale_series: Arc<[StaleSeries]>,
+    /// Readings of series that there is no room to listen for, since the database was made.
+    pub unheard: u64,
 }
 
 /// What waits for one uplink.

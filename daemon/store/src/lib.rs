@@ -6,6 +6,7 @@
 //!
 //! Nothing here spawns a thread or knows tokio: the caller owns the thread, the inbox and the clock.
 
+mod alarms;
 mod block;
 mod books;
 mod clock;
@@ -36,11 +37,16 @@ mod verify;
 mod windows;
 mod writer;
 
-pub use config::{Measures, PipelineConfig, Route, Send, StoreConfig, UplinkConfig};
+pub use alarms::{ActiveAlarm, StaleSeries};
+pub use config::{
+    Measures, PipelineConfig, Route, Send, SeriesAlarms, SilenceConfig, SourceSilence, StoreConfig,
+    UplinkConfig,
+};
 pub use input::{
-    ClosedSummary, Committed, Event, Input, OutboxStats, SourceGap, StoreState, StoreStats,
+    AcknowledgeAlarms, AlarmStats, ClosedSummary, Committed, Event, Input, OutboxStats, SourceGap,
+    StoreState, StoreStats,
 };
 pub use reader::{LatestReading, QuarantineEntry, ReadError, Reader, RejectedEntry};
 pub use schema::OpenError;
 pub use verify::{Difference, Verification, VerifyError, verify};
-pub use writer::{ActiveAlarm, CommitError, Recovered, Store, Writer};
+pub use writer::{CommitError, Recovered, Store, Writer};

@@ -9,6 +9,7 @@ use tidegate_domain::delivery::{Request, SealedMessage, Share, Window};
 use tidegate_domain::item::JsonValue;
 use tidegate_domain::{Ledger, Quality};
 
+use crate::alarms::{self, ActiveAlarm, StaleSeries};
 use crate::block;
 use crate::books::{Books, Scope, own};
 use crate::fetch;
@@ -249,6 +250,22 @@ impl Reader {
             })?
             .collect()
         })
+    }
+
+    /// Alarms that hold, by source or pipeline, series and code.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn alarms(&self, limit: usize) -> Result<Vec<ActiveAlarm>, ReadError> {
+        self.read("alarms", |conn| alarms::active(conn, limit))
+    }
+
+    /// Series that are stale, the longest silent first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn stale_series(&self, limit: usize) -> Result<Vec<StaleSeries>, ReadError> {
+        self.read("stale series", |conn| alarms::stale(conn, limit))
     }
 
     /// What the other end refused, newest first.

@@ -12,6 +12,7 @@ use rustix::fs::FlockOperation;
 const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_initial.sql"),
     include_str!("../migrations/0002_identities.sql"),
+    include_str!("../migrations/0003_alarms.sql"),
 ];
 
 /// Marks the file as ours: "TIDE".

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 use tidegate_domain::backoff::Backoff;
-use tidegate_domain::outcome::{Severity, StateChange};
+use tidegate_domain::outcome::StateChange;
 use tidegate_domain::{Arrival, Identity, Ledger};
 
+use crate::alarms::{self, ActiveAlarm, SHOWN, StaleSeries};
 use crate::books::own;
 use crate::commit::{self, Frozen, Written};
 use crate::config::StoreConfig;
@@ -18,7 +19,10 @@ use crate::evict;
 use crate::group::{Attempt, Due, Group, InFlight};
 use crate::identities;
 use crate::image::{self, Image};
-use crate::input::{ClosedSummary, Committed, Input, OutboxStats, StoreState, StoreStats};
+use crate::input::{
+    AcknowledgeAlarms, AlarmStats, ClosedSummary, Committed, Input, OutboxStats, StoreState,
+    StoreStats,
+};
 use crate::quarantine;
 use crate::reader::{ReadError, Reader};
 use crate::schema::{self, Lock, OpenError};
@@ -52,7 +56,7 @@ pub struct Recovered {
     pub created: bool,
     /// The filters' states by slot (`pipeline/filter`), each as the change that makes it out of nothing.
     pub state: BTreeMap<String, StateChange>,
-    /// Alarms that are raised.
+    /// Alarms that hold, the first thousand.
     pub alarms: Vec<ActiveAlarm>,
     /// The latest identities of messages by source, oldest first, as far as their windows reach.
     pub identities: Vec<Vec<Identity>>,
@@ -62,25 +66,8 @@ pub struct Recovered {
     pub ledger: Arc<Ledger>,
     /// Windows that were rebuilt from history.
     pub windows_open: u64,
-}
-
-/// An alarm that is raised.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ActiveAlarm {
-    /// The pipeline's name.
-    pub pipeline: String,
-    /// The filter's name in the pipeline.
-    pub filter: String,
-    /// The series it is about.
-    pub series: Arc<str>,
-    /// Short and stable.
-    pub code: String,
-    /// How grave.
-    pub severity: Severity,
-    /// The causing reading's time, nanoseconds since the epoch.
-    pub time: i64,
-    /// For people.
-    pub text: String,
+    /// The store's figures after the first commit.
+    pub stats: StoreStats,
 }
 
 /// A commit failed. Nothing of its group is acknowledged; it is kept and tried again.
@@ -147,17 +134,18 @@ impl Store {
         let database = |source| OpenError::database(&path, source);
         image::register(&conn, &setup).map_err(database)?;
         let now = Instant::now();
-        let image = Image::load(&conn, &setup, arrival_now.wall, now).map_err(database)?;
+        let image = Image::load(&conn, &setup, arrival_now, now).map_err(database)?;
         let clean_exit = created || image.books.store(own::CLEAN) == Some(1);
-        let recovered = Recovered {
+        let mut recovered = Recovered {
             clean_exit,
             created,
             state: state::load(&conn).map_err(database)?,
-            alarms: active_alarms(&conn).map_err(database)?,
             identities: identities::latest(&conn, &setup).map_err(database)?,
+            alarms: alarms::active(&conn, SHOWN).map_err(database)?,
             streams: streams(&conn, &setup).map_err(database)?,
             ledger: Arc::new(image.books.ledger().clone()),
             windows_open: image.windows.len(),
+            stats: StoreStats::default(),
         };
         let sources = setup.sources.len();
         let shared = Arc::new(Shared::new(setup.uplinks.len()));
@@ -180,6 +168,7 @@ impl Store {
         writer
             .begin(clean_exit, arrival_now, now)
             .map_err(database)?;
+        recovered.stats = writer.stats();
         Ok(Self { writer, recovered })
     }
 
@@ -291,12 +280,8 @@ impl Writer {
             Input::Settled(settled) => self.open.push_settled(settled, now),
             Input::Gap(gap) => self.open.push_gap(gap, now),
             Input::Event(event) => self.open.push_event(event, now),
-            Input::Attempt { digest, reply } => {
-                self.open.push_attempt(Attempt::One { digest, reply });
-            }
-            Input::Attempts { digests, reply } => {
-                self.open.push_attempt(Attempt::Many { digests, reply });
-            }
+            Input::Acknowledge(request) => self.open.push_acknowledge(request, now),
+            Input::Attempt { digest, reply } => self.open.push_attempt(Attempt { digest, reply }),
         }
     }
 
@@ -305,23 +290,16 @@ impl Writer {
         let Some((conn, _)) = &self.database else {
             return;
         };
-        let count = |digest: &[u8; 32]| {
-            conn.prepare_cached("SELECT count FROM attempt WHERE digest = ?1")?
-                .query_row([&digest[..]], |row| row.get(0))
-        };
-        for attempt in attempts {
-            let answered = match attempt {
-                Attempt::One { digest, reply } => {
-                    count(&digest).map(|count| reply.try_send(count).is_ok())
+        for Attempt { digest, reply } in attempts {
+            let count = conn
+                .prepare_cached("SELECT count FROM attempt WHERE digest = ?1")
+                .and_then(|mut select| select.query_row([&digest[..]], |row| row.get(0)));
+            match count {
+                Ok(count) => {
+                    if reply.try_send(count).is_err() {
+                        tracing::debug!(count, "nobody waits for the count of an attempt any more");
+                    }
                 }
-                Attempt::Many { digests, reply } => {
-                    let counts: Result<Vec<u32>, _> = digests.iter().map(count).collect();
-                    counts.map(|counts| reply.try_send(counts).is_ok())
-                }
-            };
-            match answered {
-                Ok(true) => {}
-                Ok(false) => tracing::debug!("nobody waits for the count of an attempt any more"),
                 Err(error) => tracing::error!(%error, "the count of an attempt cannot be read"),
             }
         }
@@ -356,12 +334,19 @@ impl Writer {
             .database
             .as_ref()
             .and_then(|(_, image)| image.outbox.deadline());
+        let by_monotonic = self.due_by_monotonic().map(|due| {
+            let wait = u64::try_from(due.saturating_sub(arrival.monotonic)).unwrap_or(0);
+            now + Duration::from_nanos(wait)
+        });
         let by_wall = self.due_by_wall(arrival).map(|due| {
             let wait = u64::try_from(due.saturating_sub(arrival.wall)).unwrap_or(0);
             now + Duration::from_nanos(wait)
         });
         let linger = self.open.linger_ends(self.setup.config.linger);
-        [outbox, by_wall, linger].into_iter().flatten().min()
+        [outbox, by_monotonic, by_wall, linger]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Commits the group where that is due. To be called when nothing waits for [`Writer::apply`], when
@@ -444,8 +429,18 @@ impl Writer {
             let wall = self
                 .due_by_wall(arrival_now)
                 .is_some_and(|due| due <= arrival_now.wall);
-            (outbox || wall).then_some(Due::Upkeep)
+            let monotonic = self
+                .due_by_monotonic()
+                .is_some_and(|due| due <= arrival_now.monotonic);
+            (outbox || wall || monotonic).then_some(Due::Upkeep)
         })
+    }
+
+    /// The monotonic clock at which something is due without any input.
+    fn due_by_monotonic(&self) -> Option<i64> {
+        let (_, image) = self.database.as_ref()?;
+        let due = [image.alarms.next_due(), image.silence.next_due()];
+        due.into_iter().flatten().min()
     }
 
     /// The wall clock at which something is due without any input.
@@ -506,6 +501,7 @@ impl Writer {
             .map(|frozen| frozen.group)
             .unwrap_or_default();
         self.answer(std::mem::take(&mut group.attempts));
+        acknowledged(&group.acknowledgements, &written.acknowledged);
         let acks = group.acks(self.setup.sources.len());
         self.in_flight.acknowledged(&acks);
         for settled in &group.settled {
@@ -582,7 +578,7 @@ impl Writer {
         let opened = schema::reopen(path).and_then(|conn| {
             // It gives room back on a full disk. Where it finds a reader in its way, the next one does it.
             disk::checkpoint_all(&conn)?;
-            let image = Image::load(&conn, &self.setup, self.seen.1.wall, now)?;
+            let image = Image::load(&conn, &self.setup, self.seen.1, now)?;
             Ok((conn, image))
         });
         match opened {
@@ -613,7 +609,8 @@ impl Writer {
         stats.windows_open = image.windows.len();
         stats.windows_by_pipeline = image.windows.by_pipeline();
         stats.oldest = image.history.oldest_arrival(conn).ok().flatten();
-        stats.alarms_active = image.alarms.len() as u64;
+        stats.alarms_active = image.alarms.holding() as u64;
+        refresh_alarms(&mut stats.alarms, image, &self.setup);
         let uplinks = self.setup.uplinks.iter().enumerate();
         stats.outbox = uplinks
             .map(|(index, name)| {
@@ -635,6 +632,46 @@ impl Writer {
     }
 }
 
+/// Tells whoever asked how many alarms were acknowledged. Where it is not known whether a commit succeeded nobody is told, and
+/// sees that.
+fn acknowledged(requests: &[AcknowledgeAlarms], done: &[usize]) {
+    for (request, done) in requests.iter().zip(done) {
+        if request.reply.try_send(*done).is_err() {
+            tracing::debug!(done, "nobody waits for an acknowledgement any more");
+        }
+    }
+}
+
+fn refresh_alarms(stats: &mut AlarmStats, image: &mut Image, setup: &Setup) {
+    let own = |counter| crate::num::count(image.books.store(counter).unwrap_or(0));
+    stats.acknowledged = image.alarms.acknowledged() as u64;
+    stats.suppressed = own(own::ALARMS_SUPPRESSED);
+    stats.lost = own(own::ALARMS_LOST);
+    stats.floods = image.alarms.floods().count() as u64;
+    stats.series = image.silence.known() as u64;
+    stats.stale = image.silence.stale().len() as u64;
+    stats.unheard = own(own::SERIES_UNHEARD);
+    if !std::mem::take(&mut image.alarms_changed) {
+        return;
+    }
+    let active = image
+        .alarms
+        .iter()
+        .take(SHOWN)
+        .map(|(key, alarm)| ActiveAlarm {
+            key: key.clone(),
+            alarm: alarm.clone(),
+        });
+    stats.active = active.collect();
+    let stale = image.silence.stale().take(SHOWN);
+    let stale = stale.map(|(source, series, heard)| StaleSeries {
+        source: Arc::clone(&setup.sources[source]),
+        series: Arc::clone(series),
+        heard,
+    });
+    stats.stale_series = stale.collect();
+}
+
 /// Somebody else is writing the log back, or reads what is in it.
 fn busy() -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
@@ -651,27 +688,6 @@ fn state_of(error: &rusqlite::Error) -> StoreState {
         Some(ErrorCode::ReadOnly) => StoreState::ReadOnly,
         Some(_) | None => StoreState::Degraded,
     }
-}
-
-fn active_alarms(conn: &Connection) -> Result<Vec<ActiveAlarm>, rusqlite::Error> {
-    conn.prepare("SELECT pipeline, filter, series, code, severity, time, text FROM alarm")?
-        .query_map([], |row| {
-            let severity: String = row.get(4)?;
-            Ok(ActiveAlarm {
-                pipeline: row.get(0)?,
-                filter: row.get(1)?,
-                series: row.get(2)?,
-                code: row.get(3)?,
-                severity: match severity.as_str() {
-                    "info" => Severity::Info,
-                    "warning" => Severity::Warning,
-                    _ => Severity::Critical,
-                },
-                time: row.get(5)?,
-                text: row.get(6)?,
-            })
-        })?
-        .collect()
 }
 
 fn streams(conn: &Connection, setup: &Setup) -> Result<Vec<String>, rusqlite::Error> {

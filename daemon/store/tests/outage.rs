@@ -198,6 +198,8 @@ impl Plant {
             }],
             uplinks: vec![UplinkConfig::new("cloud")],
             measures: Measures::new(Vec::new()).unwrap(),
+            alarm_limits: Default::default(),
+            silence: Default::default(),
         };
         let (now, wall) = (Instant::now(), BEGIN);
         let store = Store::open(config, arrival(wall)).unwrap();

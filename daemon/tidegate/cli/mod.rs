@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod alarm;
 mod check;
 mod compile;
 #[cfg(feature = "demo")]
@@ -54,6 +55,9 @@ enum Command {
     Ledger(ledger::Arguments),
     /// Print the state of the running gateway
     Status(status::Arguments),
+    /// See which alarms hold
+    #[command(subcommand)]
+    Alarm(alarm::Command),
     /// Look into filter modules
     #[command(subcommand)]
     Module(module::Command),
@@ -111,6 +115,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Ledger(arguments) => ledger::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Alarm(command) => alarm::run(&command),
         Command::Module(command) => module::run(&command),
         Command::Compile(arguments) => compile::run(&arguments),
     };

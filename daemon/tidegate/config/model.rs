@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tidegate_domain::alarm;
 use tidegate_domain::item::Priority;
+use tidegate_domain::outcome::Severity;
 use tidegate_tls::TlsConfig;
 
 use super::report::Place;
@@ -20,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) store: Store,
     /// The status page.
     pub(crate) status: Status,
+    /// From how many changes of alarms in a minute on it is a flood.
+    pub(crate) alarms: alarm::Limits,
     /// Where data comes from, in the order of the files.
     pub(crate) sources: Vec<Source>,
     /// Descriptions of series; the first that matches counts.
@@ -103,12 +107,10 @@ pub(crate) struct Source {
     pub(crate) decode: Decode,
     /// By what a message that comes twice is known.
     pub(crate) identity: Option<Identity>,
-    /// Silence of a series after which it is shown as stale.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "no page shows single series yet")
-    )]
+    /// Silence of a series after which it is stale.
     pub(crate) stale_after: Duration,
+    /// Which alarm that is; `None` for none.
+    pub(crate) stale_alarm: Option<Severity>,
 }
 
 /// `identity` and `identity-window`
@@ -244,6 +246,8 @@ pub(crate) struct SeriesDescription {
     pub(crate) measure: Option<String>,
     /// For people.
     pub(crate) description: Option<String>,
+    /// Which alarm its silence is, `Some(None)` for none; `None` leaves that to its source.
+    pub(crate) stale_alarm: Option<Option<Severity>>,
 }
 
 /// `[pipeline.NAME]`

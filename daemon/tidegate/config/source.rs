@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegate_domain::limits;
+use tidegate_domain::outcome::Severity;
 
 use super::model::{
     Decode, EventTime, Identity, IdentityBy, MqttSource, MqttVersion, Source, SourceKind,
@@ -31,6 +32,13 @@ const STALE_AFTER_MAX: Duration = Duration::from_hours(365 * 24);
 pub(crate) const CORRELATION_DATA: &str = "correlation-data";
 /// Identities remembered of one source at most: 16 bytes each in the store and about 50 in memory.
 const IDENTITIES_MAX: i64 = 1 << 20;
+/// Whether the silence of a series is an alarm, and which.
+pub(super) const STALE_ALARMS: [(&str, Option<Severity>); 4] = [
+    ("none", None),
+    ("info", Some(Severity::Info)),
+    ("warning", Some(Severity::Warning)),
+    ("critical", Some(Severity::Critical)),
+];
 
 /// Reads a source. `None` where an error was reported that leaves nothing to return.
 pub(super) fn source(
@@ -118,6 +126,7 @@ pub(super) fn source(
         decode.as_ref(),
         broker.as_ref().map(|_| v5),
     );
+    let stale_alarm = section.choice(cx, "stale-alarm", &STALE_ALARMS, "none");
     let id_place = section.key_place("client-id").or(Some(entry.place));
     section.finish(cx);
     let broker = broker?;
@@ -139,6 +148,7 @@ pub(super) fn source(
         decode: decode?,
         identity,
         stale_after: stale_after.value,
+        stale_alarm: stale_alarm?,
     })
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate_domain::item::Priority;
+use tidegate_domain::outcome::Severity;
 
 use super::model::{
     Decode, EventTime, From, IdentityBy, MqttVersion, Secret, Send, Setting, SourceKind, TimeUnit,
@@ -380,6 +381,31 @@ fn kinds_that_come_later() {
             "error tidegate.toml:4:14 `ftp://x` is no repository",
         ],
     );
+}
+
+#[test]
+fn which_alarms_there_are() {
+    check(
+        &[(
+            "[source.plant]",
+            "[alarms]\nchanges-per-minute = 1\nper-minute = 3\n[series.\"a/*\"]\nstale-alarm = \"loud\"\n[source.plant]\nstale-alarm = \"warn\"",
+        )],
+        &[
+            "error tidegate.toml:4:22 1 is out of range for `alarms.changes-per-minute` (write a number from 2 to",
+            "error tidegate.toml:5:1 unknown key `per-minute` in `alarms`",
+            "error tidegate.toml:7:15 `loud` is no value of `series.\"a/*\".stale-alarm` (possible here: critical, info, none, warning)",
+            "error tidegate.toml:9:15 `warn` is no value of `source.plant.stale-alarm` (did you mean `warning`?)",
+        ],
+    );
+    let text = GOOD.replacen(
+        "[source.plant]",
+        "[series.\"a/*\"]\nstale-alarm = \"none\"\n[series.\"b/*\"]\n[source.plant]\nstale-alarm = \"critical\"",
+        1,
+    );
+    let config = good(&[("tidegate.toml", &text)], &[]);
+    assert_eq!(config.sources[0].stale_alarm, Some(Severity::Critical));
+    let series: Vec<_> = config.series.iter().map(|s| s.stale_alarm).collect();
+    assert_eq!(series, [Some(None), None]);
 }
 
 #[test]
@@ -1025,6 +1051,7 @@ fn the_shipped_configuration_has_no_problem() {
     assert_eq!(config.gateway.state_dir, bare.gateway.state_dir);
     assert_eq!(config.store, bare.store);
     assert_eq!(config.status, bare.status);
+    assert_eq!(config.alarms, bare.alarms);
     assert_eq!(config.modules, bare.modules);
     assert_eq!(config.policy, bare.policy);
     assert_eq!(config.uplinks[0].topic, bare.uplinks[0].topic);
@@ -1032,6 +1059,7 @@ fn the_shipped_configuration_has_no_problem() {
     assert_eq!(config.uplinks[0].linger, bare.uplinks[0].linger);
     assert_eq!(config.uplinks[0].max_message, bare.uplinks[0].max_message);
     assert_eq!(config.sources[0].stale_after, bare.sources[0].stale_after);
+    assert_eq!(config.sources[0].stale_alarm, bare.sources[0].stale_alarm);
 }
 
 #[test]
@@ -1089,13 +1117,21 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
     has(
         &[],
         &[
-            "gateway", "store", "status", "source", "series", "pipeline", "uplink", "deploy",
-            "modules", "policy",
+            "gateway", "store", "status", "alarms", "source", "series", "pipeline", "uplink",
+            "deploy", "modules", "policy",
         ],
     );
     has(&["gateway"], &["id", "state-dir"]);
     has(&["store"], &["max-size", "max-age", "linger"]);
     has(&["status"], &["listen"]);
+    has(
+        &["alarms"],
+        &["changes-per-minute", "filter-changes-per-minute"],
+    );
+    has(
+        &["series", "plant/*/temp"],
+        &["measure", "description", "stale-alarm"],
+    );
     has(
         &["source", "plant"],
         &[
@@ -1107,6 +1143,7 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
                 "identity",
                 "identity-window",
                 "stale-after",
+                "stale-alarm",
             ],
         ]
         .concat(),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use tidegate_domain::limits;
+use tidegate_domain::{alarm, limits};
 
 use super::Loaded;
 use super::model::{
@@ -17,7 +17,7 @@ use super::pipeline::{Names, check_glob, pipeline};
 use super::raw::{Entry, Node, Raw, Table, Value};
 use super::report::{Place, Problems};
 use super::section::{At, Checker, Section, suggest};
-use super::source::source;
+use super::source::{STALE_ALARMS, source};
 use super::units;
 use super::uplink::uplink;
 
@@ -36,6 +36,8 @@ const MAX_AGE_MIN: Duration = Duration::from_mins(1);
 const MAX_AGE_MAX: Duration = Duration::from_hours(3650 * 24);
 /// An acknowledgement that takes longer makes brokers send again.
 const LINGER_MAX: Duration = Duration::from_secs(10);
+/// More than anybody reads in a month.
+const ALARMS_A_MINUTE_MAX: i64 = 1_000_000;
 const LISTEN: &str = "127.0.0.1:8080";
 const MODULES_DIR: &str = "/etc/tidegate/modules";
 /// What a site grants that says nothing.
@@ -126,6 +128,7 @@ fn root(cx: &mut Checker, table: &Table, host: &Host) -> Config {
     let gateway = gateway(cx, &mut root, host);
     let store = store(cx, &mut root);
     let status = status(cx, &mut root);
+    let alarms = alarms(cx, &mut root);
 
     let source_entries = root.named(cx, "source");
     let series_entries = root.named(cx, "series");
@@ -172,6 +175,7 @@ fn root(cx: &mut Checker, table: &Table, host: &Host) -> Config {
         gateway,
         store,
         status,
+        alarms,
         sources,
         series,
         pipelines,
@@ -362,6 +366,21 @@ fn status(cx: &mut Checker, root: &mut Section<'_>) -> Status {
     Status { listen }
 }
 
+fn alarms(cx: &mut Checker, root: &mut Section<'_>) -> alarm::Limits {
+    let mut section = root.section(cx, "alarms");
+    let default = alarm::Limits::default();
+    let mut limit = |key, default: u32| {
+        let found = section.integer(cx, key, 2..=ALARMS_A_MINUTE_MAX, i64::from(default));
+        u32::try_from(found.value).unwrap_or(default)
+    };
+    let limits = alarm::Limits {
+        alarm: limit("changes-per-minute", default.alarm),
+        filter: limit("filter-changes-per-minute", default.filter),
+    };
+    section.finish(cx);
+    limits
+}
+
 fn description(cx: &mut Checker, entry: &Entry) -> SeriesDescription {
     let mut section = Section::at(cx, join("series", &entry.key), &entry.node);
     let glob = At {
@@ -371,11 +390,15 @@ fn description(cx: &mut Checker, entry: &Entry) -> SeriesDescription {
     check_glob(cx, &glob);
     let measure = section.text(cx, "measure");
     let description = section.text(cx, "description");
+    let stale_alarm = section
+        .key_place("stale-alarm")
+        .and_then(|_| section.choice(cx, "stale-alarm", &STALE_ALARMS, "none"));
     section.finish(cx);
     SeriesDescription {
         glob: glob.value,
         measure: measure.map(|text| text.value),
         description: description.map(|text| text.value),
+        stale_alarm,
     }
 }
 

@@ -69,6 +69,51 @@ fn gateway(now: i64) -> GatewayStatus {
     }
 }
 
+/// Two alarms, one of which somebody knows of, and a silent series.
+fn alarms(now: i64) -> AlarmsStatus {
+    let spike = AlarmRow {
+        pipeline: Some("vibration".to_owned()),
+        filter: "anomaly".to_owned(),
+        series: "press/3/axial".to_owned(),
+        code: "spike".to_owned(),
+        severity: AlarmSeverity::Critical,
+        time: now - 61_000,
+        text: "7.9 mm/s is far from 2.3".to_owned(),
+        value: Some(7.9),
+        acknowledged_by: Some("Anna <a@b>".to_owned()),
+        acknowledged_at: Some(now - 30_000),
+        state: AlarmState::Acknowledged,
+        ..AlarmRow::default()
+    };
+    let stale = AlarmRow {
+        source: Some("plant".to_owned()),
+        filter: "stale".to_owned(),
+        series: "plant/line4/temp".to_owned(),
+        code: "stale".to_owned(),
+        severity: AlarmSeverity::Warning,
+        time: now - 700_000,
+        text: "silent for longer than 600 s".to_owned(),
+        flooding: true,
+        suppressed: 12,
+        ..AlarmRow::default()
+    };
+    AlarmsStatus {
+        active: 53,
+        acknowledged: 1,
+        suppressed: 3_120,
+        floods: 1,
+        series: 412,
+        stale: 1,
+        items: vec![spike, stale],
+        stale_items: vec![StaleRow {
+            source: "plant".to_owned(),
+            series: "plant/line4/temp".to_owned(),
+            heard: now - 1_300_000,
+        }],
+        ..AlarmsStatus::default()
+    }
+}
+
 /// Nothing is configured.
 pub(crate) fn empty() -> Picture {
     let now = now();
@@ -271,6 +316,7 @@ pub(crate) fn rich() -> Picture {
     let snapshot = Snapshot {
         time: now,
         gateway: gateway(now),
+        alarms: alarms(now),
         sources: vec![
             SourceStatus {
                 name: "plant".to_owned(),

@@ -1,5 +1,6 @@
 //! The store as a whole, on files.
 
+mod alarms;
 mod bounds;
 mod crash;
 mod identities;
@@ -61,6 +62,8 @@ pub(crate) fn config() -> StoreConfig {
             ..UplinkConfig::new("cloud")
         }],
         measures: Measures::new(vec![("*/temp".to_owned(), "°C".to_owned())]).unwrap(),
+        alarm_limits: Default::default(),
+        silence: Default::default(),
     }
 }
 
