@@ -35,7 +35,7 @@ pub(crate) struct Worker {
     pub(crate) sources: HashMap<usize, SourceStage>,
     /// Its pipelines.
     pub(crate) pipelines: Vec<Pipeline>,
-    /// After an unclean exit: redelivered messages are tried one by one.
+    /// After an unclean exit: redelivered messages are tried with a record of it.
     pub(crate) careful: Careful,
     /// For the watchdog.
     pub(crate) progress: Arc<Progress>,
@@ -52,10 +52,10 @@ pub(crate) struct SourceStage {
     pub(crate) receive_window: u32,
 }
 
-/// Trying redelivered messages one at a time, for the whole process, so that the message that kills it is known.
+/// Trying redelivered messages with a record of it, so that the message that kills the process is found.
 #[derive(Clone)]
 pub(crate) struct Careful {
-    /// Held while one message is tried.
+    /// Held while a batch is tried, for the whole process.
     turn: Arc<Mutex<()>>,
     /// Sources that have not yet sent anything new since the start.
     sources: HashSet<usize>,
@@ -102,46 +102,91 @@ impl Worker {
             let outcome = self.process(source, &messages(batch));
             return self.hand_over(outcome);
         }
-        for received in batch {
-            if received.message.redelivered {
-                self.try_alone(received)?;
-            } else {
-                // A broker sends again before it sends on: what was in flight at the crash is through.
-                self.careful.sources.remove(&source);
-                let outcome = self.process(source, &[received.message]);
-                self.hand_over(outcome)?;
-            }
+        // A broker sends again before it sends on: with the first new message, what was in flight at the crash is through.
+        let mut batch = batch;
+        let new = batch
+            .iter()
+            .position(|received| !received.message.redelivered);
+        let rest = batch.split_off(new.unwrap_or(batch.len()));
+        self.try_again(source, messages(batch))?;
+        if rest.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.careful.sources.remove(&source);
+        let outcome = self.process(source, &messages(rest));
+        self.hand_over(outcome)
     }
 
-    /// Processes one redelivered message with its attempt on record, or sets it aside after too many of them.
-    fn try_alone(&mut self, received: Received) -> Result<(), WriterGone> {
+    /// Processes redelivered messages with their attempts on record: together those that are there for the first time,
+    /// and alone, in their place, those that were when the process died.
+    fn try_again(&mut self, source: usize, batch: Vec<Message>) -> Result<(), WriterGone> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         let turn = Arc::clone(&self.careful.turn);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let message = received.message;
-        let digest = digest(&message);
-        // Whatever came before is committed with the record, so that no other message is under suspicion.
-        let attempt = loop {
-            let (reply, attempt) = std::sync::mpsc::sync_channel(1);
-            self.send(Input::Attempt { digest, reply })?;
-            match attempt.recv() {
-                Ok(attempt) => break attempt,
-                Err(_) => std::thread::sleep(ASK_AGAIN),
+        let digests: Vec<[u8; 32]> = batch.iter().map(digest).collect();
+        let counts = self.on_record(|reply| Input::Attempts {
+            digests: digests.clone(),
+            reply,
+        })?;
+        let mut together = (Vec::new(), Vec::new());
+        for ((message, digest), count) in batch.into_iter().zip(digests).zip(counts) {
+            if count == 0 {
+                together.0.push(message);
+                together.1.push(digest);
+                continue;
             }
-        };
+            self.try_together(source, std::mem::take(&mut together))?;
+            self.try_alone(&message, digest)?;
+        }
+        self.try_together(source, together)
+    }
+
+    fn try_together(
+        &mut self,
+        source: usize,
+        (messages, digests): (Vec<Message>, Vec<[u8; 32]>),
+    ) -> Result<(), WriterGone> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let mut outcome = self.process(source, &messages);
+        outcome.attempts_done = digests;
+        self.hand_over(outcome)
+    }
+
+    /// Processes one message, or sets it aside after too many attempts.
+    fn try_alone(&mut self, message: &Message, digest: [u8; 32]) -> Result<(), WriterGone> {
+        // Whatever came before is committed with the record, so that no other message is under suspicion.
+        let attempt = self.on_record(|reply| Input::Attempt { digest, reply })?;
         let mut outcome = if attempt >= ATTEMPTS {
             tracing::error!(
                 topic = %message.topic,
                 "the daemon ended {} times while it worked on this message; it goes to quarantine undecoded",
                 ATTEMPTS - 1
             );
-            undecoded(&message)
+            undecoded(message)
         } else {
-            self.process(message.source, std::slice::from_ref(&message))
+            self.process(message.source, std::slice::from_ref(message))
         };
         outcome.attempts_done.push(digest);
         self.hand_over(outcome)
+    }
+
+    /// Waits until an attempt is durable, and returns what was on record.
+    fn on_record<T>(
+        &self,
+        input: impl Fn(std::sync::mpsc::SyncSender<T>) -> Input,
+    ) -> Result<T, WriterGone> {
+        loop {
+            let (reply, attempt) = std::sync::mpsc::sync_channel(1);
+            self.send(input(reply))?;
+            match attempt.recv() {
+                Ok(attempt) => return Ok(attempt),
+                Err(_) => std::thread::sleep(ASK_AGAIN),
+            }
+        }
     }
 
     /// Decodes messages of one source and runs its pipelines on them.

@@ -179,7 +179,7 @@ impl<'a> Run<'a> {
         for _ in 0..self.case.strikes {
             self.ready_mostly(&gateway);
             sleep(self.rng.millis(0..400));
-            gateway.daemon.kill();
+            gateway.kill();
             gateway.revive();
         }
         self.judge(gateway)
@@ -215,7 +215,7 @@ impl<'a> Run<'a> {
             sleep(self.rng.millis(0..600));
             // The disk first: what the daemon still does between the two cannot reach it any more.
             disk.cut();
-            gateway.daemon.kill();
+            gateway.kill();
             disk.restore();
             gateway.revive();
         }
@@ -241,7 +241,7 @@ impl<'a> Run<'a> {
             if self.rng.one_in(3) {
                 // The power may go at the worst of times; there is room again when it comes back.
                 disk.cut();
-                gateway.daemon.kill();
+                gateway.kill();
                 disk.restore();
                 disk.clear();
                 gateway.revive();
@@ -285,7 +285,7 @@ impl<'a> Run<'a> {
                 stored,
                 "nothing is stored on a disk that is read-only"
             );
-            gateway.daemon.kill();
+            gateway.kill();
             disk.repair();
             gateway.revive();
         }
@@ -304,7 +304,7 @@ impl<'a> Run<'a> {
         let mut gateway = self.gateway(Site::new(), plan);
         for _ in 0..self.case.strikes {
             gateway.wait_published(500);
-            gateway.daemon.kill();
+            gateway.kill();
             gateway.revive_under(&injecting(&delay));
             gateway.daemon.wait_ready();
         }
@@ -349,7 +349,7 @@ impl<'a> Run<'a> {
             }
             sleep(self.rng.millis(0..4000));
             if self.rng.one_in(6) {
-                gateway.daemon.kill();
+                gateway.kill();
                 gateway.revive();
             }
         }
@@ -375,7 +375,7 @@ impl<'a> Run<'a> {
                 (up.swallowed() > before + 1000).then_some(())
             });
             sleep(self.rng.millis(100..500));
-            gateway.daemon.kill();
+            gateway.kill();
             up.set(Mode::Through);
             gateway.revive();
         }
@@ -395,7 +395,7 @@ impl<'a> Run<'a> {
         for _ in 0..self.case.strikes {
             gateway.wait_published(300);
             sleep(self.rng.millis(0..1000));
-            gateway.daemon.kill();
+            gateway.kill();
             gateway.revive();
         }
         gateway.wait_published(300);
@@ -426,7 +426,7 @@ impl<'a> Run<'a> {
             fs::write(&clock, hours).unwrap();
             if self.rng.one_in(3) {
                 gateway.wait_published(100);
-                gateway.daemon.kill();
+                gateway.kill();
                 gateway.revive();
                 gateway.daemon.wait_ready();
             }

@@ -57,6 +57,7 @@ pub(crate) struct Gateway<'a> {
     plan: Plan,
     config: PathBuf,
     feeds: BTreeMap<&'static str, Feed>,
+    kills: u64,
     pub(crate) site: Site,
 }
 
@@ -76,6 +77,7 @@ impl<'a> Gateway<'a> {
             plan,
             config,
             feeds: BTreeMap::new(),
+            kills: 0,
             site,
         };
         if !gateway.ready_or_ended() {
@@ -105,6 +107,12 @@ impl<'a> Gateway<'a> {
             }
             matches!(self.daemon.get("/readyz"), Some((200, _))).then_some(true)
         })
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.kills += 1;
+        self.daemon.kill();
     }
 
     /// Starts a daemon that has ended again, as it is without faults.
@@ -166,6 +174,7 @@ impl<'a> Gateway<'a> {
     pub(crate) fn settle(mut self) -> (History, Site) {
         let mut history = History {
             window: WINDOW,
+            kills: self.kills,
             ..History::default()
         };
         for (source, feed) in std::mem::take(&mut self.feeds) {

@@ -2,7 +2,8 @@
 //! nothing of how the daemon works; of the daemon it takes the ledger alone, to see whether it tells the same story.
 //!
 //! Readings go through two pipelines: `raw` sends each of them, `sums` sends their windows. So:
-//! - what was sent is received or in a declared gap, and what is received was sent
+//! - what was sent is received or in a declared gap, and what is received was sent; where the daemon was killed, a message
+//!   that was under its hands time and again may be in quarantine instead
 //! - a reading comes twice only where a message was delivered to the daemon twice
 //! - a sealed message is the same whenever it comes, and numbers are dense but for those in gaps
 //! - the readings of a source come in its order
@@ -25,6 +26,8 @@ pub(crate) struct History {
     pub(crate) resent: BTreeMap<String, u64>,
     /// What the receiver got, in order of arrival.
     pub(crate) received: Vec<Message>,
+    /// How often the daemon was killed.
+    pub(crate) kills: u64,
     /// Series for which an alarm must have come.
     pub(crate) alarms: BTreeSet<String>,
     /// Exit code and output of `tidegate ledger --verify`.
@@ -91,6 +94,7 @@ pub(crate) struct Verdict {
     pub(crate) sent: u64,
     pub(crate) twice: u64,
     pub(crate) in_gaps: u64,
+    pub(crate) quarantined: u64,
     pub(crate) windows: u64,
     pub(crate) messages_again: u64,
 }
@@ -101,12 +105,14 @@ impl fmt::Display for Verdict {
             sent,
             twice,
             in_gaps,
+            quarantined,
             windows,
             messages_again,
         } = self;
         write!(
             f,
-            "{sent} sent, {twice} twice, {in_gaps} in gaps, {windows} windows, {messages_again} messages again"
+            "{sent} sent, {twice} twice, {in_gaps} in gaps, {quarantined} quarantined, {windows} windows, \
+             {messages_again} messages again"
         )
     }
 }
@@ -299,12 +305,15 @@ impl<'a> Judge<'a> {
                 .iter()
                 .filter(|sent| !seen.contains_key(&sent.n))
                 .collect();
-            missing_in_all += missing.len() as u64;
+            let quarantined = self.count(&["sources", source, "quarantined"]);
+            let quarantined = quarantined.min(missing.len() as u64);
+            self.verdict.quarantined += quarantined;
+            missing_in_all += missing.len() as u64 - quarantined;
             let lost: Vec<u64> = (missing.iter())
                 .filter(|sent| !told.unknown && !told.covers(sent.time))
                 .map(|sent| sent.n)
                 .collect();
-            if !lost.is_empty() {
+            if lost.len() as u64 > quarantined.min(self.history.kills / 2) {
                 let (source, numbers) = (source.clone(), lost);
                 self.violations.push(Violation::Lost { source, numbers });
             }
@@ -666,6 +675,29 @@ mod tests {
                 history.received.remove(at);
             },
         );
+    }
+
+    #[test]
+    fn quarantine_excuses_no_more_than_it_holds_and_only_after_kills() {
+        let quarantine = |history: &mut History, kills, count: u64| {
+            history.kills = kills;
+            history.received[1].items.remove(2);
+            history.received[4].items[0] = json!({"pipeline": "sums", "series": "plant/a/n", "from": 10_000,
+                "to": 11_000, "count": 9, "min": 0, "max": 9, "first": 0, "last": 9, "mean": 38.0 / 9.0});
+            history.verified.1["sources"]["plant"]["quarantined"] = count.into();
+            history.verified.1["pipelines"]["raw"]["stored"] = 39.into();
+            history.verified.1["pipelines"]["sums"]["stored"] = 39.into();
+            history.verified.1["uplinks"]["cloud"]["delivered"] = 43.into();
+        };
+        let mut history = sound();
+        quarantine(&mut history, 4, 1);
+        assert_eq!(judge(&history).unwrap().quarantined, 1);
+        for (kills, count) in [(0, 1), (4, 0)] {
+            check(
+                |violation| matches!(violation, Violation::Lost { .. }),
+                |history| quarantine(history, kills, count),
+            );
+        }
     }
 
     #[test]

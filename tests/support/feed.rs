@@ -13,6 +13,10 @@ use super::BEGIN;
 /// Messages that wait for the broker's acknowledgement at once.
 const IN_FLIGHT: usize = 64;
 
+/// Messages of one feed at most; then it falls silent. mosquitto 2.0.11 drops what is beyond its 65,535 packet identifiers,
+/// and a gateway that is down for long would make it.
+const MOST: usize = 30_000;
+
 /// One message as it was sent. Its value is its number.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sent {
@@ -132,7 +136,8 @@ impl Sender {
                 last = Some(self.topics.len());
             }
             let mut bytes = Vec::new();
-            while self.waiting.len() < IN_FLIGHT && (owed >= 1.0 || last > Some(0)) {
+            let silent = self.done.sent.len() >= MOST;
+            while self.waiting.len() < IN_FLIGHT && (owed >= 1.0 && !silent || last > Some(0)) {
                 match &mut last {
                     None => owed -= 1.0,
                     Some(0) => break,

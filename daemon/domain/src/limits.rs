@@ -53,8 +53,9 @@ pub const COMPILE_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
 pub const LOG_LINES_PER_SECOND: u32 = 10;
 /// Body of a request to the status server.
 pub const HTTP_BODY_BYTES: usize = 1024 * 1024;
-/// Processing attempts of a redelivered message after unclean exits; the last one goes to quarantine undecoded.
-pub const ATTEMPTS: u32 = 3;
+/// Processing attempts of a redelivered message after unclean exits, the first of them in a batch; the last one goes to
+/// quarantine undecoded.
+pub const ATTEMPTS: u32 = 4;
 /// Identities of messages that are remembered of one source, unless it is told otherwise. A message that comes twice with
 /// more new ones in between is taken for new.
 pub const IDENTITIES: u32 = 65_536;

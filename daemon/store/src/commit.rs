@@ -18,7 +18,7 @@ use crate::books::{Scope, own};
 use crate::disk;
 use crate::evict::{self, InFlight};
 use crate::gaps::Loss;
-use crate::group::Group;
+use crate::group::{Attempt, Group};
 use crate::history::Shelf;
 use crate::image::Image;
 use crate::input::{ClosedSummary, Committed, Event, SourceGap};
@@ -145,11 +145,24 @@ impl Commit<'_> {
         }
         self.alarms_by_time()?;
         for attempt in &group.attempts {
-            self.conn
-                .prepare_cached(
-                    "INSERT INTO attempt VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
-                )?
-                .execute([&attempt.digest[..]])?;
+            match attempt {
+                Attempt::One { digest, .. } => {
+                    self.conn
+                        .prepare_cached(
+                            "INSERT INTO attempt VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+                        )?
+                        .execute([&digest[..]])?;
+                }
+                Attempt::Many { digests, .. } => {
+                    let mut insert = self.conn.prepare_cached(
+                        "INSERT INTO attempt VALUES (?1, 0) ON CONFLICT DO UPDATE SET count = max(count, 1)",
+                    )?;
+                    // The same message twice in a batch is no attempt that failed.
+                    for digest in digests.iter().collect::<BTreeSet<_>>() {
+                        insert.execute([&digest[..]])?;
+                    }
+                }
+            }
         }
         for (pipeline, closed) in self.image.windows.close(advance.end_at, false) {
             self.close(pipeline, &closed)?;

@@ -39,11 +39,19 @@ pub(crate) struct Group {
     first_settled: Option<Instant>,
 }
 
-/// A message that may be processed once it is on record that somebody began to.
+/// Messages that may be processed once it is on record that somebody began to.
 #[derive(Debug)]
-pub(crate) struct Attempt {
-    pub(crate) digest: [u8; 32],
-    pub(crate) reply: SyncSender<u32>,
+pub(crate) enum Attempt {
+    /// Alone: it counts.
+    One {
+        digest: [u8; 32],
+        reply: SyncSender<u32>,
+    },
+    /// With others: it counts as 0, and as 1 when that is found again, for the process died meanwhile.
+    Many {
+        digests: Vec<[u8; 32]>,
+        reply: SyncSender<Vec<u32>>,
+    },
 }
 
 /// Why a group commits.
@@ -51,8 +59,8 @@ pub(crate) struct Attempt {
 pub(crate) enum Due {
     /// An alarm is in it, or somebody waits for an answer.
     Alarm,
-    /// A message waits for its attempt to be on record. What came before it commits with it, so that only one message
-    /// at a time is under suspicion.
+    /// A message, or a batch of them, waits for its attempt to be on record. What came before commits with it, so that
+    /// nothing else is under suspicion.
     Attempt,
     /// Rows or bytes reached their bound.
     Bound,

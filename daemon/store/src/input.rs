@@ -31,6 +31,14 @@ pub enum Input {
         /// Receives how often it was attempted, this time included. A channel of capacity 1 never blocks the writer.
         reply: SyncSender<u32>,
     },
+    /// Redelivered messages are about to be processed together after an unclean exit. Those of which nothing was on
+    /// record are put there; otherwise it is as with [`Input::Attempt`].
+    Attempts {
+        /// SHA-256 over topic and payload.
+        digests: Vec<[u8; 32]>,
+        /// Receives for each digest, in their order, how often it was attempted before. Capacity 1, as above.
+        reply: SyncSender<Vec<u32>>,
+    },
 }
 
 impl From<BatchOutcome> for Input {

@@ -281,7 +281,12 @@ impl Writer {
             Input::Gap(gap) => self.open.push_gap(gap, now),
             Input::Event(event) => self.open.push_event(event, now),
             Input::Acknowledge(request) => self.open.push_acknowledge(request, now),
-            Input::Attempt { digest, reply } => self.open.push_attempt(Attempt { digest, reply }),
+            Input::Attempt { digest, reply } => {
+                self.open.push_attempt(Attempt::One { digest, reply });
+            }
+            Input::Attempts { digests, reply } => {
+                self.open.push_attempt(Attempt::Many { digests, reply });
+            }
         }
     }
 
@@ -290,16 +295,23 @@ impl Writer {
         let Some((conn, _)) = &self.database else {
             return;
         };
-        for Attempt { digest, reply } in attempts {
-            let count = conn
-                .prepare_cached("SELECT count FROM attempt WHERE digest = ?1")
-                .and_then(|mut select| select.query_row([&digest[..]], |row| row.get(0)));
-            match count {
-                Ok(count) => {
-                    if reply.try_send(count).is_err() {
-                        tracing::debug!(count, "nobody waits for the count of an attempt any more");
-                    }
+        let count = |digest: &[u8; 32]| {
+            conn.prepare_cached("SELECT count FROM attempt WHERE digest = ?1")?
+                .query_row([&digest[..]], |row| row.get(0))
+        };
+        for attempt in attempts {
+            let answered = match attempt {
+                Attempt::One { digest, reply } => {
+                    count(&digest).map(|count| reply.try_send(count).is_ok())
                 }
+                Attempt::Many { digests, reply } => {
+                    let counts: Result<Vec<u32>, _> = digests.iter().map(count).collect();
+                    counts.map(|counts| reply.try_send(counts).is_ok())
+                }
+            };
+            match answered {
+                Ok(true) => {}
+                Ok(false) => tracing::debug!("nobody waits for the count of an attempt any more"),
                 Err(error) => tracing::error!(%error, "the count of an attempt cannot be read"),
             }
         }

@@ -248,6 +248,34 @@ fn attempts_are_counted_across_crashes_and_forgotten_after_a_clean_exit() {
     assert_eq!(attempt(&mut bench), 1);
 }
 
+/// Those of a batch are suspects only when the process died over them, and are counted only when they are tried alone.
+#[test]
+fn attempts_of_a_batch_count_what_was_on_record_before() {
+    let mut bench = Bench::new();
+    let attempt = |bench: &mut Bench, digests: &[u8]| {
+        let (reply, counts) = sync_channel(1);
+        let digests = digests.iter().map(|digest| [*digest; 32]).collect();
+        bench.apply(Input::Attempts { digests, reply });
+        bench.commit();
+        counts.try_recv().unwrap()
+    };
+    assert_eq!(attempt(&mut bench, &[1, 2, 2]), [0, 0, 0]);
+    bench.crash();
+    assert_eq!(attempt(&mut bench, &[1, 2, 3]), [1, 1, 0]);
+    let (reply, count) = sync_channel(1);
+    let digest = [1; 32];
+    bench.apply(Input::Attempt { digest, reply });
+    bench.commit();
+    assert_eq!(count.try_recv(), Ok(2));
+    bench.crash();
+    let done = BatchOutcome {
+        attempts_done: vec![[2; 32]],
+        ..bench.outcome(&[])
+    };
+    bench.apply(done);
+    assert_eq!(attempt(&mut bench, &[1, 2, 3]), [2, 0, 1]);
+}
+
 #[test]
 fn a_clean_exit_leaves_windows_open_and_the_next_start_continues_them() {
     let mut bench = Bench::new();
