@@ -80,11 +80,6 @@ pub(crate) fn connected(config: &Config) -> Vec<Group> {
 
 /// What the store is told.
 pub(crate) fn store_config(config: &Config) -> anyhow::Result<store::StoreConfig> {
-    let measures = config
-        .series
-        .iter()
-        .filter_map(|series| Some((series.glob.clone(), series.measure.clone()?)))
-        .collect();
     Ok(store::StoreConfig {
         path: wiring::database(config),
         max_bytes: config.store.max_size,
@@ -124,7 +119,7 @@ pub(crate) fn store_config(config: &Config) -> anyhow::Result<store::StoreConfig
                 ..store::UplinkConfig::new(uplink.name.clone())
             })
             .collect(),
-        measures: Measures::new(measures).context("[series]")?,
+        measures: measures(config)?,
         alarm_limits: config.alarms,
         silence: silence(config)?,
     })
@@ -156,6 +151,16 @@ fn silence(config: &Config) -> anyhow::Result<store::SilenceConfig> {
         sources: config.sources.iter().enumerate().map(source).collect(),
         series: store::SeriesAlarms::new(first_says).context("[series]")?,
     })
+}
+
+/// What series measure.
+pub(crate) fn measures(config: &Config) -> anyhow::Result<Measures> {
+    let measures = config
+        .series
+        .iter()
+        .filter_map(|series| Some((series.glob.clone(), series.measure.clone()?)))
+        .collect();
+    Measures::new(measures).context("[series]")
 }
 
 fn route(route: &config::Route) -> store::Route {

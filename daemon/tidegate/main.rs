@@ -6,6 +6,7 @@ mod built;
 mod cli;
 mod clock;
 mod config;
+mod control;
 #[cfg(feature = "demo")]
 mod demo;
 mod duplicates;
@@ -17,7 +18,10 @@ mod log;
 mod modules;
 mod notify;
 mod observe;
+mod operator;
+mod replay;
 mod supervise;
+mod time;
 mod wiring;
 mod worker;
 mod writer;

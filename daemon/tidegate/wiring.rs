@@ -4,6 +4,8 @@
 //! source task ──Received──▶ worker thread ──Outcome──▶ writer thread ──sealed──▶ uplink task
 //!      ▲                                                │   ▲                        │
 //!      └──────────────── acknowledge ───────────────────┘   └───────── Settled ──────┘
+//!
+//! control socket ──order──▶ writer thread        replay thread ──rows of an order──▶ worker threads
 //! ```
 //! Every channel is bounded. They form no cycle: the writer never waits for anyone; it calls the sources' and
 //! uplinks' handles, which do not block.
@@ -30,8 +32,11 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::{self, Config};
+use crate::control::{self, Socket};
 use crate::log::RecentErrors;
 use crate::observe::{Observed, Observer, PipelineView, Progress};
+use crate::operator::Operator;
+use crate::replay::{self, Owner, Replay, Replayer, Tried};
 use crate::worker::{Careful, SourceStage, Worker};
 use crate::writer::{ToWriter, WriterThread};
 use crate::{clock, gateway};
@@ -45,6 +50,8 @@ const EVENTS: usize = 64;
 /// How often the files of TLS are looked at: a few reads that the page cache answers. Connections ask on their own ticks,
 /// at least twice a minute, whether they were made with the files that are in use.
 const TLS_FILES: Duration = Duration::from_secs(5);
+/// The name of the thread that carries out orders about quarantine.
+const REPLAY: &str = "replay";
 /// The name of the writer's thread.
 const WRITER: &str = "writer";
 
@@ -57,6 +64,8 @@ pub(crate) struct Gateway {
     tasks: JoinSet<(String, anyhow::Result<()>)>,
     /// Ends what only looks: the status server, the look-out for TLS files.
     stop_status: watch::Sender<bool>,
+    stop_control: watch::Sender<bool>,
+    socket: Socket,
     observer: Arc<Observer>,
     ended: mpsc::Receiver<Ended>,
 }
@@ -90,13 +99,15 @@ pub(crate) fn start(
     // The store comes first: what it recovered is what the filters go on with.
     let store = Store::open(gateway::store_config(config)?, clock::now())?;
     let recovered = store.recovered().clone();
+    // Under the store's lock, so that it is nobody else's.
+    let (control, socket) = control::listen(&config.gateway.state_dir)?;
     let engine = Runtime::new(gateway::runtime_config(config)?)?;
     let loaded = gateway::load_modules(config, &engine)?;
     let modules: Vec<Arc<LoadedModule>> = loaded.values().cloned().collect();
 
     let (outcomes, made) = mpsc::channel::<Input>(OUTCOMES);
     let (inbox, writer_inbox) = mpsc::channel::<ToWriter>(INBOX);
-    let (ended_sender, ended) = mpsc::channel::<Ended>(config.sources.len() + 1);
+    let (ended_sender, ended) = mpsc::channel::<Ended>(config.sources.len() + 2);
     let (stop_status, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
 
@@ -126,6 +137,9 @@ pub(crate) fn start(
     let mut pipelines = BTreeMap::new();
     let mut workers = Vec::new();
     let mut progress = Vec::new();
+    let mut replays = Vec::new();
+    let mut source_owners = HashMap::new();
+    let mut pipeline_owners = HashMap::new();
     let unclean = if recovered.clean_exit {
         0..0
     } else {
@@ -167,11 +181,20 @@ pub(crate) fn start(
                 pipelines: group.readers_of(config, index),
                 receive_window: gateway::receive_window(source),
             };
+            if !stage.pipelines.is_empty() {
+                let worker = workers.len();
+                source_owners.insert(source.name.clone(), Owner { index, worker });
+            }
             stages.insert(index, stage);
             sources.insert(index, handle);
         }
         let mut chains = Vec::new();
         for &index in &group.pipelines {
+            let owner = Owner {
+                index: chains.len(),
+                worker: workers.len(),
+            };
+            pipeline_owners.insert(config.pipelines[index].name.clone(), owner);
             let chain = gateway::pipeline(config, index, &engine, &loaded, &recovered.state)?;
             let view = PipelineView {
                 generation: Arc::clone(chain.generation()),
@@ -182,11 +205,15 @@ pub(crate) fn start(
         }
         let working = Arc::new(Progress::default());
         progress.push(Arc::clone(&working));
+        let (parts, replayed) = mpsc::channel::<Vec<Replay>>(replay::PARTS);
+        replays.push(parts);
         let worker = Worker {
             intake: received,
             outcomes: outcomes.clone(),
             sources: stages,
             pipelines: chains,
+            replays: replayed,
+            runtime: runtime.clone(),
             careful: careful.clone(),
             progress: working,
         };
@@ -210,6 +237,30 @@ pub(crate) fn start(
     if !watched.is_empty() {
         tasks.spawn_on(watch_files(watched, stopped.clone()), &runtime);
     }
+    // Orders about quarantine: from the control socket to the writer, and their rows to the workers again.
+    let (tried, commits) = watch::channel(Tried::default());
+    let (stop_control, stopping) = watch::channel(false);
+    let operator = Operator {
+        reader: Arc::new(Mutex::new(store.reader()?)),
+        sources: source_owners.clone(),
+        pipelines: pipeline_owners.clone(),
+        inbox: inbox.clone(),
+    };
+    let replayer = Replayer {
+        reader: store.reader()?,
+        sources: source_owners,
+        pipelines: pipeline_owners,
+        workers: replays,
+        inbox: inbox.clone(),
+        tried: commits,
+        stop: stopping.clone(),
+        careful: !recovered.clean_exit,
+        runtime: runtime.clone(),
+    };
+    spawn_thread(REPLAY.to_owned(), &ended_sender, move || {
+        replayer.run();
+        Ok(())
+    })?;
 
     // The writer: outcomes and answers in; acknowledgements and sealed messages out, after the commit.
     let observed = Arc::new(Mutex::new(Observed::new(&recovered)));
@@ -229,6 +280,12 @@ pub(crate) fn start(
                 }
                 for &uplink in &committed.sealed {
                     uplinks[uplink].wake();
+                }
+                if committed.rows_tried + committed.orders > 0 {
+                    tried.send_modify(|tried| {
+                        tried.rows += committed.rows_tried;
+                        tried.orders += committed.orders;
+                    });
                 }
                 observed
                     .lock()
@@ -270,6 +327,9 @@ pub(crate) fn start(
     let listener =
         tokio::net::TcpListener::from_std(listener).context("the status server's listener")?;
     tasks.spawn_on(serve_status(listener, router, stopped), &runtime);
+    // The control socket: the same views, and actions.
+    let router = tidegate_status::control_router(observer.clone(), Arc::new(operator));
+    tasks.spawn_on(serve_control(control, router, stopping), &runtime);
     let sampled = Arc::clone(&observer);
     tasks.spawn_on(
         async move {
@@ -286,6 +346,8 @@ pub(crate) fn start(
         inbox,
         tasks,
         stop_status,
+        stop_control,
+        socket,
         observer,
         ended,
     })
@@ -322,6 +384,9 @@ impl Gateway {
     /// Something did not end within the deadline or could not be committed. What was not acknowledged comes again.
     pub(crate) async fn stop(mut self, deadline: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + deadline;
+        // The socket goes while the store is still locked: it cannot be another process's.
+        self.stop_control.send_replace(true);
+        drop(self.socket);
         for source in &self.sources {
             source.stop_intake();
         }
@@ -399,19 +464,30 @@ async fn serve_status(
     router: axum::Router,
     mut stopped: watch::Receiver<bool>,
 ) -> (String, anyhow::Result<()>) {
-    let stop = async move {
-        // An error means that the gateway is gone, which is a reason to stop as well.
-        stopped
-            .wait_for(|stop| *stop)
-            .await
-            .map(drop)
-            .unwrap_or_default();
-    };
-    let served = tidegate_status::serve(listener, router, stop).await;
+    let served = tidegate_status::serve(listener, router, told(&mut stopped)).await;
     (
         "status server".to_owned(),
         served.context("the status server"),
     )
+}
+
+async fn serve_control(
+    listener: tokio::net::UnixListener,
+    router: axum::Router,
+    mut stopped: watch::Receiver<bool>,
+) -> (String, anyhow::Result<()>) {
+    tidegate_status::serve_control(listener, router, told(&mut stopped)).await;
+    ("control socket".to_owned(), Ok(()))
+}
+
+/// Waits until a stage is told to stop. That nobody is left to tell it means that the gateway is gone, which is a reason
+/// to stop as well.
+async fn told(stopped: &mut watch::Receiver<bool>) {
+    stopped
+        .wait_for(|stop| *stop)
+        .await
+        .map(drop)
+        .unwrap_or_default();
 }
 
 /// Writes what happened to a source into ledger, gaps and log, until the source ends.

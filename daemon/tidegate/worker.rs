@@ -17,10 +17,13 @@ use tidegate_ingest::Received;
 use tidegate_pipeline::Pipeline;
 use tidegate_pipeline::decode::{DecodeFailure, Decoder};
 use tidegate_store::Input;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use crate::clock;
 use crate::duplicates::Duplicates;
 use crate::observe::Progress;
+use crate::replay::{Replay, What};
 
 /// How long to wait before an attempt that could not be put on record is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -35,6 +38,10 @@ pub(crate) struct Worker {
     pub(crate) sources: HashMap<usize, SourceStage>,
     /// Its pipelines.
     pub(crate) pipelines: Vec<Pipeline>,
+    /// Rows of quarantine to send through again, in small parts.
+    pub(crate) replays: mpsc::Receiver<Vec<Replay>>,
+    /// For sleeping on both.
+    pub(crate) runtime: Handle,
     /// After an unclean exit: redelivered messages are tried with a record of it.
     pub(crate) careful: Careful,
     /// For the watchdog.
@@ -71,6 +78,13 @@ impl Careful {
     }
 }
 
+/// What a worker does next.
+enum Next {
+    /// So many messages wait.
+    Received(usize),
+    Replay(Vec<Replay>),
+}
+
 /// The writer has ended, and with it the daemon.
 struct WriterGone;
 
@@ -79,8 +93,26 @@ impl Worker {
     pub(crate) fn run(mut self) {
         let mut waiting = Vec::with_capacity(BATCH_ROWS);
         loop {
-            if self.intake.blocking_recv_many(&mut waiting, BATCH_ROWS) == 0 {
-                return;
+            // Whoever is ready is taken by turns, so that neither waits for more than one batch of the other.
+            let (intake, replays) = (&mut self.intake, &mut self.replays);
+            let next = self.runtime.block_on(async {
+                tokio::select! {
+                    received = intake.recv_many(&mut waiting, BATCH_ROWS) => Next::Received(received),
+                    Some(part) = replays.recv() => Next::Replay(part),
+                }
+            });
+            match next {
+                // What was not replayed will be after the next start.
+                Next::Received(0) => return,
+                Next::Received(_) => {}
+                Next::Replay(part) => {
+                    if self.replay(part).is_err() {
+                        tracing::error!(
+                            "the writer has ended; the replay goes on after the next start"
+                        );
+                        return;
+                    }
+                }
             }
             for batch in batches(waiting.drain(..), origin) {
                 if self.take(batch).is_err() {
@@ -187,6 +219,87 @@ impl Worker {
                 Err(_) => std::thread::sleep(ASK_AGAIN),
             }
         }
+    }
+
+    /// Sends rows of quarantine through decoder and chains again, each with an outcome of its own.
+    fn replay(&mut self, part: Vec<Replay>) -> Result<(), WriterGone> {
+        for replay in part {
+            if replay.careful {
+                self.replay_alone(replay)?;
+            } else {
+                let outcome = self.send_again(replay);
+                self.hand_over(outcome)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replays a row that may have ended the daemon, as [`Worker::try_alone`] tries a message.
+    fn replay_alone(&mut self, replay: Replay) -> Result<(), WriterGone> {
+        let turn = Arc::clone(&self.careful.turn);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = replay.digest();
+        let mut outcome = if self.on_record(|reply| Input::Attempt { digest, reply })? >= ATTEMPTS {
+            tracing::error!(
+                row = replay.row,
+                "the daemon ended {} times while it replayed this row of quarantine; it stays there",
+                ATTEMPTS - 1
+            );
+            replay.failed(
+                reason::ATTEMPTS,
+                format!(
+                    "the daemon ended {} times while it replayed this row",
+                    ATTEMPTS - 1
+                ),
+            )
+        } else {
+            self.send_again(replay)
+        };
+        outcome.attempts_done.push(digest);
+        self.hand_over(outcome)
+    }
+
+    fn send_again(&mut self, replay: Replay) -> BatchOutcome {
+        self.progress.busy.store(true, Ordering::Relaxed);
+        let arrival = clock::now();
+        let mut outcome = BatchOutcome {
+            arrival,
+            bytes: replay.bytes,
+            ..BatchOutcome::default()
+        };
+        match &replay.what {
+            What::Message(message) => {
+                #[cfg(feature = "test-faults")]
+                crate::faults::die_on_poison(std::slice::from_ref(message));
+                let Some(stage) = self.sources.get_mut(&message.source) else {
+                    return replay
+                        .failed(reason::NO_PIPELINE, "no worker has its source".to_owned());
+                };
+                let mut decoded = stage.decoder.decode(std::slice::from_ref(message));
+                if let Some((_, failure)) = decoded.failures.pop() {
+                    return replay.failed(failure.reason, failure.detail);
+                }
+                for &index in &stage.pipelines {
+                    if let Some(pipeline) = self.pipelines.get_mut(index) {
+                        let made = pipeline.run(&decoded.batch, arrival, Instant::now());
+                        outcome.pipelines.push(made);
+                    }
+                }
+            }
+            What::Readings {
+                pipeline,
+                filter,
+                ran,
+                rows,
+            } => {
+                if let Some(pipeline) = self.pipelines.get_mut(*pipeline) {
+                    let made = pipeline.resume(rows.clone(), filter, ran, arrival, Instant::now());
+                    outcome.pipelines.push(made);
+                }
+            }
+        }
+        outcome.replayed = Some(replay.replayed(None));
+        outcome
     }
 
     /// Decodes messages of one source and runs its pipelines on them.

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod limits;
 pub mod message;
 pub mod outcome;
+pub mod quarantine;
 pub mod reading;
 pub mod receive_window;
 pub mod series;

@@ -33,10 +33,35 @@ pub struct BatchOutcome {
     pub quarantined: Vec<QuarantinedMessage>,
     /// One for every pipeline that reads the source, in the configuration's order.
     pub pipelines: Vec<PipelineOutcome>,
-    /// Digests of redelivered messages whose persisted attempt count can go with this commit.
+    /// Digests of redelivered messages, or replayed rows, whose persisted attempt count can go with this commit.
     pub attempts_done: Vec<[u8; 32]>,
     /// What the source calls its messages by, those that were new, in their order: remembered from this commit on.
     pub identities: Vec<Identity>,
+    /// Where all of this comes from a row of quarantine rather than from a source.
+    pub replayed: Option<Replayed>,
+}
+
+/// A row of quarantine that was sent through decoder and chain again. Its outcome counts only where the very same row
+/// is still in quarantine when it commits, so that none counts twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// The row's number.
+    pub row: u64,
+    /// How often its replay had failed when it was read. A row that changed since is another one.
+    pub attempts: u32,
+    /// The order that it was replayed for.
+    pub order: u64,
+    /// Why the row stays where it is; `None` when it leaves quarantine.
+    pub failure: Option<ReplayFailure>,
+}
+
+/// Why a row was not replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayFailure {
+    /// One of [`reason`].
+    pub reason: &'static str,
+    /// What was wrong, where, for a person.
+    pub detail: String,
 }
 
 /// A source's counts of one batch: `received = decoded + quarantined + Σ dropped`.

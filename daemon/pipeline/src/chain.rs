@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
-use tidegate_domain::outcome::{Generation, PipelineOutcome, StateChange};
+use tidegate_domain::outcome::{Generation, PipelineOutcome, SlotGeneration, StateChange};
 use tidegate_domain::series::SeriesFilter;
 use tidegate_domain::{Arrival, Batch};
 
@@ -131,16 +131,53 @@ impl Pipeline {
             selected: rows.len() as u64,
             ..PipelineOutcome::default()
         };
-        for slot in &mut self.slots {
+        self.stats.selected.fetch_add(outcome.selected, Relaxed);
+        rows = self.filter(0, rows, arrival, now, &mut outcome);
+        outcome.stored = rows;
+        outcome
+    }
+
+    /// Sends readings out of quarantine through the rest of the chain, from `filter` on, which failed on them. They are
+    /// as they entered it, so what stood before it has done its work and does not see them again. `ran` is the chain of
+    /// then: where it no longer has the filter, they go on behind those that stood before it.
+    pub fn resume(
+        &mut self,
+        rows: Batch,
+        filter: &str,
+        ran: &[SlotGeneration],
+        arrival: Arrival,
+        now: Instant,
+    ) -> PipelineOutcome {
+        let mut outcome = PipelineOutcome {
+            pipeline: self.index,
+            generation: Some(Arc::clone(&self.generation)),
+            replayed: rows.len() as u64,
+            ..PipelineOutcome::default()
+        };
+        let present: Vec<&str> = self.slots.iter().map(Slot::filter).collect();
+        let ran: Vec<&str> = ran.iter().map(|slot| slot.filter.as_str()).collect();
+        let from = resume_at(&present, filter, &ran);
+        outcome.stored = self.filter(from, rows, arrival, now, &mut outcome);
+        outcome
+    }
+
+    /// Sends rows through the slots from a place on.
+    fn filter(
+        &mut self,
+        from: usize,
+        mut rows: Batch,
+        arrival: Arrival,
+        now: Instant,
+        outcome: &mut PipelineOutcome,
+    ) -> Batch {
+        for slot in self.slots.iter_mut().skip(from) {
             if rows.is_empty() {
                 break;
             }
-            rows = slot.run(rows, arrival, now, &mut outcome);
+            rows = slot.run(rows, arrival, now, outcome);
         }
-        self.stats.selected.fetch_add(outcome.selected, Relaxed);
         self.stats.stored.fetch_add(rows.len() as u64, Relaxed);
-        outcome.stored = rows;
-        outcome
+        rows
     }
 
     /// Its name.
@@ -177,8 +214,20 @@ impl fmt::Debug for Pipeline {
     }
 }
 
+/// The place in the present chain from which readings go on that `filter` failed on, in a chain that was `ran`.
+fn resume_at(present: &[&str], filter: &str, ran: &[&str]) -> usize {
+    if let Some(place) = present.iter().position(|name| *name == filter) {
+        return place;
+    }
+    let before = ran.iter().take_while(|name| **name != filter);
+    before
+        .filter_map(|name| present.iter().position(|other| other == name))
+        .max()
+        .map_or(0, |last| last + 1)
+}
+
 /// The first 16 hex digits of the SHA-256 over the slots, each value ended by a byte that none contains.
-fn generation_id(slots: &[tidegate_domain::outcome::SlotGeneration]) -> String {
+fn generation_id(slots: &[SlotGeneration]) -> String {
     let mut hash = Sha256::new();
     for slot in slots {
         for value in [
@@ -195,4 +244,27 @@ fn generation_id(slots: &[tidegate_domain::outcome::SlotGeneration]) -> String {
     let mut id = inspect::hex(&hash.finalize());
     id.truncate(16);
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::resume_at;
+
+    #[test]
+    fn readings_go_on_at_the_filter_that_failed_on_them_or_where_it_stood() {
+        let check = |present: &[&str], ran: &[&str], expect| {
+            assert_eq!(resume_at(present, "b", ran), expect, "{present:?} {ran:?}");
+        };
+        check(&["a", "b", "c"], &["a", "b", "c"], 1);
+        check(&["b", "a"], &["a", "b"], 0);
+        check(&["x", "a", "b"], &[], 2);
+        // The filter is gone: behind all that stood before it and is still there.
+        check(&["a", "c"], &["a", "b", "c"], 1);
+        check(&["c", "x", "a", "d"], &["a", "c", "b", "d"], 3);
+        check(&["c", "d"], &["b", "c"], 0);
+        check(&["c"], &["a", "b"], 0);
+        check(&[], &["a", "b"], 0);
+        // Nobody knows what ran.
+        check(&["a", "c"], &[], 0);
+    }
 }

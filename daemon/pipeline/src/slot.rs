@@ -605,6 +605,11 @@ impl Slot {
         }
     }
 
+    /// The filter's name in the pipeline.
+    pub(crate) fn filter(&self) -> &str {
+        &self.filter
+    }
+
     /// `pipeline/filter` where the filter keeps state.
     pub(crate) fn state_key(&self) -> Option<Arc<str>> {
         (self.module.manifest.state != StateKind::None).then(|| Arc::clone(&self.context.slot))

@@ -1,7 +1,7 @@
 //! The gateway explains itself: the local page, its API and its metrics (promise 5).
 //!
 //! [`view`] is the picture that the binary provides, [`router`] draws it, [`serve`] answers connections. All of
-//! it only reads.
+//! that only reads. What changes something is an [`Actions`], and only [`control_router`] has it.
 //!
 //! | module | what |
 //! |---|---|
@@ -10,11 +10,13 @@
 //! | `certificates` | which of them run out, for verdict and page |
 //! | `page` | the page, and the numbers as a person reads them (`format`) |
 //! | `api` | JSON, health, readiness |
+//! | `action` | what an operator may do, over the control socket alone |
 //! | `metrics` | the Prometheus text format |
 //! | `assets` | stylesheet, script, icon, OpenAPI description: embedded, with entity tags |
 //! | `guard` | what every request and answer goes through: host, size, panics, security headers |
 //! | `serve` | connections, and their bounds |
 
+mod action;
 mod api;
 mod assets;
 mod certificates;
@@ -27,6 +29,7 @@ mod serve;
 mod verdict;
 pub mod view;
 
-pub use routes::router;
-pub use serve::serve;
+pub use action::{Actions, Answer, Refused};
+pub use routes::{control_router, router};
+pub use serve::{serve, serve_control};
 pub use view::{Readiness, Snapshot, View};

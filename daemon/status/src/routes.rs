@@ -10,6 +10,7 @@ use axum::routing::{MethodRouter, get};
 use axum::{Router, response::IntoResponse};
 use tidegate_domain::limits;
 
+use crate::action::{self, Actions};
 use crate::assets::{self, Asset};
 use crate::guard;
 use crate::view::View;
@@ -21,21 +22,41 @@ pub(crate) type Shared = Arc<dyn View>;
 /// Everything the status server answers. The listener's address decides whether [`crate::serve`] also checks the
 /// host's name.
 pub fn router(view: Arc<dyn View>) -> Router {
-    routes()
+    let router = mounted(routes())
+        .method_not_allowed_fallback(not_allowed)
+        .with_state(view);
+    guarded(router)
+}
+
+/// Everything the control socket answers: the same views, and the actions.
+pub fn control_router(view: Arc<dyn View>, actions: Arc<dyn Actions>) -> Router {
+    let views = mounted(routes()).with_state(view);
+    let actions = mounted(action::actions()).with_state(actions);
+    guarded(views.merge(actions))
+}
+
+fn mounted<S: Clone + Send + Sync + 'static>(
+    routes: Vec<(&'static str, MethodRouter<S>)>,
+) -> Router<S> {
+    routes
         .into_iter()
         .fold(Router::new(), |router, (path, method)| {
             router.route(path, method)
         })
+}
+
+/// What every request goes through, wherever it came in.
+fn guarded(router: Router) -> Router {
+    router
         .fallback(not_found)
-        .method_not_allowed_fallback(not_allowed)
-        .with_state(view)
         .layer(DefaultBodyLimit::max(limits::HTTP_BODY_BYTES))
         .layer(from_fn(guard::body))
         .layer(from_fn(guard::panics))
         .layer(from_fn(guard::headers))
 }
 
-/// Every path with its handlers; `assets/openapi.json` describes these and no others, which a test compares.
+/// Every path that is read, with its handlers; `assets/openapi.json` describes these and the actions and no others, which
+/// a test compares.
 fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
     let mut routes = vec![
         ("/", get(page::page)),
@@ -95,10 +116,11 @@ mod tests {
             .keys()
             .cloned()
             .collect();
-        let mounted = routes()
+        let views = routes().into_iter().map(|(path, _)| path.to_owned());
+        let actions = action::actions()
             .into_iter()
-            .map(|(path, _)| path.to_owned())
-            .collect();
+            .map(|(path, _)| path.to_owned());
+        let mounted = views.chain(actions).collect();
         assert_eq!(described, mounted);
     }
 }

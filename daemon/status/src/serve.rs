@@ -9,7 +9,8 @@ use axum::middleware::from_fn;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -51,6 +52,45 @@ pub async fn serve(
     } else {
         router
     };
+    answer(listener, router, shutdown).await;
+    Ok(())
+}
+
+/// Answers connections of the control socket in the same way and with the same bounds. Who may connect is decided by
+/// the permissions of its file.
+pub async fn serve_control(
+    listener: UnixListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
+    answer(listener, router, shutdown).await;
+}
+
+/// Where connections come from.
+trait Accept {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection. Can be cancelled.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+async fn answer(listener: impl Accept, router: Router, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -59,8 +99,8 @@ pub async fn serve(
             biased;
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => report(ended),
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
+            accepted = listener.next(), if connections.len() < CONNECTIONS => match accepted {
+                Ok(stream) => {
                     connections.spawn(connection(stream, router.clone(), stopped.clone()));
                 }
                 Err(error) => {
@@ -75,11 +115,14 @@ pub async fn serve(
     while let Some(ended) = connections.join_next().await {
         report(ended);
     }
-    Ok(())
 }
 
 /// One connection, from its first request to its end.
-async fn connection(stream: TcpStream, router: Router, mut stopped: watch::Receiver<()>) {
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    mut stopped: watch::Receiver<()>,
+) {
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

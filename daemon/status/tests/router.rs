@@ -13,8 +13,9 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use serde_json::Value;
 use tidegate_domain::ledger::SourceCounts;
+use tidegate_domain::quarantine::{Action, Selection};
 use tidegate_status::view::*;
-use tidegate_status::{router, serve};
+use tidegate_status::{Actions, Refused, control_router, router, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -331,7 +332,96 @@ async fn every_answer_is_what_the_description_says() {
     }
     let paths: BTreeSet<&str> = KINDS.iter().map(|(path, _)| *path).collect();
     let described = document["paths"].as_object().unwrap();
-    assert_eq!(paths, described.keys().map(String::as_str).collect());
+    let read = described
+        .iter()
+        .filter(|(_, methods)| !methods["get"].is_null());
+    assert_eq!(paths, read.map(|(path, _)| path.as_str()).collect());
+}
+
+/// Takes every order about row 1, and knows no other row.
+struct Clerk;
+
+impl Actions for Clerk {
+    fn quarantine(&self, action: Action, selection: Selection) -> tidegate_status::Answer<'_> {
+        Box::pin(async move {
+            match selection.ids[..] {
+                [1] => Ok(serde_json::json!({
+                    "order": 7, "action": action, "rows": 1, "refused": {},
+                })),
+                _ => Err(Refused::Missing("no such row".to_owned())),
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn actions_are_on_the_control_socket_alone() {
+    const REPLAY: &str = "/api/v1/quarantine/replay";
+    let control = control_router(Arc::new(rich()), Arc::new(Clerk));
+    let post = |path: &str, body: &str| {
+        Request::post(path)
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_owned()))
+            .unwrap()
+    };
+    let check = async |path: &str, body: &str, expect: StatusCode, words: &str| {
+        let response = control.clone().oneshot(post(path, body)).await.unwrap();
+        assert_eq!(response.status(), expect, "{body}");
+        assert!(
+            response
+                .headers()
+                .contains_key(header::CONTENT_SECURITY_POLICY)
+        );
+        let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains(words), "{body}: {text}");
+    };
+    check(
+        REPLAY,
+        r#"{"ids":[1]}"#,
+        StatusCode::ACCEPTED,
+        r#""action":"replay""#,
+    )
+    .await;
+    let drop = "/api/v1/quarantine/drop";
+    check(
+        drop,
+        r#"{"ids":[1]}"#,
+        StatusCode::ACCEPTED,
+        r#""action":"drop""#,
+    )
+    .await;
+    check(
+        REPLAY,
+        r#"{"ids":[2]}"#,
+        StatusCode::NOT_FOUND,
+        "no such row",
+    )
+    .await;
+    let request = StatusCode::UNPROCESSABLE_ENTITY;
+    check(REPLAY, "{}", request, "which rows?").await;
+    check(REPLAY, r#"{"row":1}"#, request, "unknown field").await;
+    let long = format!(r#"{{"reason":"{}"}}"#, "x".repeat(2 << 20));
+    check(REPLAY, &long, request, "length limit").await;
+
+    // The views are there too.
+    let view = request_to(&control, Method::GET, "/healthz").await;
+    assert_eq!(view, StatusCode::OK);
+    assert_eq!(
+        request_to(&control, Method::GET, REPLAY).await,
+        StatusCode::METHOD_NOT_ALLOWED
+    );
+    // The page's listener has no action.
+    let page = router(Arc::new(rich()));
+    assert_eq!(
+        request_to(&page, Method::POST, REPLAY).await,
+        StatusCode::NOT_FOUND
+    );
+}
+
+async fn request_to(router: &axum::Router, method: Method, path: &str) -> StatusCode {
+    let request = request(method, path, &[]);
+    router.clone().oneshot(request).await.unwrap().status()
 }
 
 #[tokio::test]

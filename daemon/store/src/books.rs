@@ -46,6 +46,10 @@ pub(crate) mod own {
     pub(crate) const NEXT_BLOCK: &str = "next-block";
     /// Store: see `series.rs`.
     pub(crate) const SEEN_STEP: &str = "seen-step";
+    /// Store: the number of the next row in quarantine.
+    pub(crate) const NEXT_QUARANTINE: &str = "next-quarantine";
+    /// Store: the number of the next order about quarantine.
+    pub(crate) const NEXT_ORDER: &str = "next-order";
     /// Store: bytes in quarantine.
     pub(crate) const QUARANTINE_BYTES: &str = "quarantine-bytes";
     /// Store: bytes of refused messages.
@@ -198,6 +202,13 @@ impl Books {
     pub(crate) fn add_store(&mut self, counter: &'static str, by: i64) {
         let name = Arc::clone(&self.store);
         self.add_own(Scope::Store, &name, counter, by);
+    }
+
+    /// Takes a number that is never used twice.
+    pub(crate) fn take_number(&mut self, counter: &'static str) -> i64 {
+        let number = self.store(counter).unwrap_or(1);
+        self.set_store(counter, number + 1);
+        number
     }
 
     /// Writes what changed into the open transaction.

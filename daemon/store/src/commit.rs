@@ -11,7 +11,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tidegate_domain::item::{
     EventItem, ItemKind, JsonValue, Priority, ReadingItem, SummaryItem, millis,
 };
-use tidegate_domain::outcome::PipelineOutcome;
+use tidegate_domain::outcome::{PipelineOutcome, Replayed};
 use tidegate_domain::{Arrival, Batch, BatchOutcome, ClosedWindow, Item, Quality};
 
 use crate::books::{Scope, own};
@@ -21,8 +21,9 @@ use crate::gaps::Loss;
 use crate::group::{Attempt, Group};
 use crate::history::Shelf;
 use crate::image::Image;
-use crate::input::{ClosedSummary, Committed, Event, SourceGap};
+use crate::input::{ClosedSummary, Committed, Event, Orders, SourceGap};
 use crate::num::sql;
+use crate::orders;
 use crate::outbox::{Entry, LaneKey, Pen};
 use crate::quarantine;
 use crate::setup::Setup;
@@ -70,6 +71,7 @@ pub(crate) fn write(
         wall: frozen.idle.wall,
         monotonic: frozen.idle.monotonic,
         json: Vec::new(),
+        progress: orders::Progress::default(),
         written: Written::default(),
     };
     commit.group(frozen)?;
@@ -93,6 +95,7 @@ struct Commit<'a> {
     monotonic: i64,
     /// One item at a time; kept for its allocation.
     json: Vec<u8>,
+    progress: orders::Progress,
     written: Written,
 }
 
@@ -111,9 +114,25 @@ impl Commit<'_> {
         let first_block = self.image.history.next_block;
         let mut states = state::Pending::default();
         for outcome in &group.outcomes {
-            self.source(outcome)?;
+            self.attempts_done(outcome)?;
+            let origin = match &outcome.replayed {
+                None => {
+                    self.source(outcome)?;
+                    quarantine::Origin {
+                        arrival: outcome.arrival,
+                        row: None,
+                    }
+                }
+                Some(replayed) => match self.replayed(replayed)? {
+                    Some(origin) => origin,
+                    None => {
+                        self.states(outcome, &mut states)?;
+                        continue;
+                    }
+                },
+            };
             for pipeline in &outcome.pipelines {
-                self.pipeline(pipeline, outcome.arrival, &mut states)?;
+                self.pipeline(pipeline, outcome.arrival, origin, &mut states)?;
                 let observe_at = advance.observe_at;
                 let index = pipeline.pipeline;
                 self.image
@@ -139,6 +158,10 @@ impl Commit<'_> {
         for event in &group.events {
             self.event(event)?;
         }
+        for orders in &group.orders {
+            self.orders(orders)?;
+        }
+        self.progress.write(self.conn)?;
         for request in &group.acknowledgements {
             let done = self.acknowledge(request)?;
             self.written.acknowledged.push(done);
@@ -195,6 +218,10 @@ impl Commit<'_> {
         for message in &outcome.quarantined {
             quarantine::insert_message(&mut pen, source, message)?;
         }
+        Ok(())
+    }
+
+    fn attempts_done(&mut self, outcome: &BatchOutcome) -> Result<(), rusqlite::Error> {
         for digest in &outcome.attempts_done {
             self.conn
                 .prepare_cached("DELETE FROM attempt WHERE digest = ?1")?
@@ -203,10 +230,75 @@ impl Commit<'_> {
         Ok(())
     }
 
+    /// Takes a replayed row out of quarantine, or notes that it stays. `None` when it is no longer the row that was read:
+    /// then nothing of its outcome counts.
+    fn replayed(
+        &mut self,
+        replayed: &Replayed,
+    ) -> Result<Option<quarantine::Origin>, rusqlite::Error> {
+        let mut pen = pen(self.conn, &mut self.image.books, self.wall);
+        let origin = orders::settle(&mut pen, replayed)?;
+        if origin.is_some() {
+            self.progress
+                .add(replayed.order, replayed.failure.is_none());
+        }
+        Ok(origin)
+    }
+
+    /// What the filters keep in memory is the truth, also where nothing else of an outcome counts.
+    fn states(
+        &mut self,
+        outcome: &BatchOutcome,
+        states: &mut state::Pending,
+    ) -> Result<(), rusqlite::Error> {
+        let (conn, measures) = (self.conn, &self.setup.config.measures);
+        let Image {
+            dictionary,
+            history,
+            ..
+        } = &mut *self.image;
+        for delta in outcome.pipelines.iter().flat_map(|p| &p.state) {
+            states.add(&delta.slot, &delta.change, |series| {
+                Ok(dictionary
+                    .series(conn, measures, series, history.next_block)?
+                    .id)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn orders(&mut self, change: &Orders) -> Result<(), rusqlite::Error> {
+        let mut pen = pen(self.conn, &mut self.image.books, self.wall);
+        match change {
+            Orders::New {
+                action, selection, ..
+            } => {
+                let order = orders::accept(&mut pen, *action, selection)?;
+                self.event(&order)
+            }
+            Orders::Discard { order, rows } => {
+                for &(row, attempts) in rows {
+                    if orders::discard(&mut pen, row, attempts)? {
+                        self.progress.add(*order, true);
+                    }
+                }
+                Ok(())
+            }
+            Orders::Done { order } => {
+                self.progress.write(self.conn)?;
+                match orders::finish(&mut pen, *order)? {
+                    Some(event) => self.event(&event),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
     fn pipeline(
         &mut self,
         outcome: &PipelineOutcome,
         arrival: Arrival,
+        mut origin: quarantine::Origin,
         states: &mut state::Pending,
     ) -> Result<(), rusqlite::Error> {
         let setup = self.setup;
@@ -242,7 +334,9 @@ impl Commit<'_> {
         };
         for readings in &outcome.quarantined {
             let mut pen = pen(conn, books, self.wall);
-            quarantine::insert_readings(&mut pen, name, generation, readings, arrival)?;
+            quarantine::insert_readings(&mut pen, name, generation, readings, origin)?;
+            // One row keeps the place; what failed for another reason gets rows of its own.
+            origin.row = None;
         }
         let measures = &setup.config.measures;
         let block = history.next_block;

@@ -195,6 +195,12 @@ impl Measures {
         self.filter.first(series)
     }
 
+    /// What a series measures.
+    #[must_use]
+    pub fn of(&self, series: &str) -> Option<&str> {
+        self.text(self.find(series)?)
+    }
+
     pub(crate) fn text(&self, index: usize) -> Option<&str> {
         self.texts.get(index).map(String::as_str)
     }

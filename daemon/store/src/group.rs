@@ -7,7 +7,7 @@ use tidegate_domain::delivery::Settled;
 use tidegate_domain::receive_window::ReceiveWindow;
 use tidegate_domain::{AckToken, Arrival, BatchOutcome};
 
-use crate::input::{AcknowledgeAlarms, Event, SourceGap};
+use crate::input::{AcknowledgeAlarms, Event, Orders, SourceGap};
 use crate::setup::Bounds;
 
 /// How long answers of an uplink wait for company when nothing else makes a commit: they are only bookkeeping, and
@@ -30,6 +30,7 @@ pub(crate) struct Group {
     pub(crate) events: Vec<Event>,
     pub(crate) acknowledgements: Vec<AcknowledgeAlarms>,
     pub(crate) attempts: Vec<Attempt>,
+    pub(crate) orders: Vec<Orders>,
     rows: usize,
     bytes: usize,
     urgent: bool,
@@ -109,6 +110,23 @@ impl Group {
         self.attempts.push(attempt);
     }
 
+    pub(crate) fn push_orders(&mut self, orders: Orders, now: Instant) {
+        self.first.get_or_insert(now);
+        self.orders.push(orders);
+    }
+
+    /// Rows of quarantine that it tries.
+    pub(crate) fn rows_tried(&self) -> u64 {
+        let outcomes = self.outcomes.iter();
+        let replayed = outcomes.filter(|outcome| outcome.replayed.is_some());
+        let replayed = replayed.count() as u64;
+        let discarded = self.orders.iter().map(|orders| match orders {
+            Orders::Discard { rows, .. } => rows.len() as u64,
+            Orders::New { .. } | Orders::Done { .. } => 0,
+        });
+        replayed + discarded.sum::<u64>()
+    }
+
     /// Readings in it.
     pub(crate) fn stored_rows(&self) -> u64 {
         let rows = |outcome: &BatchOutcome| -> usize {
@@ -120,9 +138,11 @@ impl Group {
             .sum()
     }
 
+    /// When what is in it arrived. What comes from quarantine arrived long ago, and moves no clock.
     pub(crate) fn arrivals(&self) -> Vec<Arrival> {
         self.outcomes
             .iter()
+            .filter(|outcome| outcome.replayed.is_none())
             .map(|outcome| outcome.arrival)
             .collect()
     }

@@ -18,6 +18,7 @@ use crate::gaps::Gaps;
 use crate::history::History;
 use crate::identities::{self, Identities};
 use crate::num::count;
+use crate::orders;
 use crate::outbox::Outbox;
 use crate::series::{self, Dictionary};
 use crate::setup::Setup;
@@ -58,7 +59,8 @@ impl Image {
         arrival: Arrival,
         now: Instant,
     ) -> Result<Self, rusqlite::Error> {
-        let books = Books::load(conn)?;
+        let mut books = Books::load(conn)?;
+        orders::number_on(conn, &mut books)?;
         let id = |table: &str, name: &str| -> Result<i64, rusqlite::Error> {
             let sql = format!("SELECT id FROM {table} WHERE name = ?1");
             conn.query_row(&sql, [name], |row| row.get(0))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidegate_domain::alarm::Selection;
 use tidegate_domain::delivery::Settled;
+use tidegate_domain::quarantine;
 use tidegate_domain::{AckToken, BatchOutcome, Ledger};
 
 use crate::alarms::{ActiveAlarm, StaleSeries};
@@ -39,6 +40,41 @@ pub enum Input {
         /// Receives for each digest, in their order, how often it was attempted before. Capacity 1, as above.
         reply: SyncSender<Vec<u32>>,
     },
+    /// An operator's order about quarantine, or a step of one.
+    Quarantine(Orders),
+}
+
+/// What becomes of an operator's order about quarantine. It is durable from the commit that takes it in; its rows are
+/// replayed by outcomes (see [`tidegate_domain::outcome::Replayed`]) or discarded in steps, and in the end it is removed.
+#[derive(Debug)]
+pub enum Orders {
+    /// A new order about the rows that are there now.
+    New {
+        /// What is to be done.
+        action: quarantine::Action,
+        /// With which rows.
+        selection: quarantine::Selection,
+        /// Receives the order's number once it is committed. A channel of capacity 1 never blocks the writer.
+        reply: SyncSender<u64>,
+    },
+    /// Rows that an order discards.
+    Discard {
+        /// The order's number.
+        order: u64,
+        /// The rows, each with how often its replay had failed when it was read.
+        rows: Vec<(u64, u32)>,
+    },
+    /// Every row of the order was tried.
+    Done {
+        /// The order's number.
+        order: u64,
+    },
+}
+
+impl From<Orders> for Input {
+    fn from(orders: Orders) -> Self {
+        Self::Quarantine(orders)
+    }
 }
 
 impl From<BatchOutcome> for Input {
@@ -122,6 +158,10 @@ pub struct Committed {
     pub sealed: Vec<usize>,
     /// Windows closed by this commit, at most [`Committed::SUMMARIES`], for the page and the console.
     pub summaries: Vec<Arc<ClosedSummary>>,
+    /// Rows of quarantine that were replayed or discarded, successfully or not, as far as the commit was told of them.
+    pub rows_tried: u64,
+    /// Orders about quarantine that it took in or removed.
+    pub orders: u64,
     /// All counts after it.
     pub ledger: Arc<Ledger>,
     /// The store's condition after it.

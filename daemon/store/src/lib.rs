@@ -7,6 +7,7 @@
 //! Nothing here spawns a thread or knows tokio: the caller owns the thread, the inbox and the clock.
 
 mod alarms;
+mod archive;
 mod block;
 mod books;
 mod clock;
@@ -24,8 +25,10 @@ mod identities;
 mod image;
 mod input;
 mod num;
+mod orders;
 mod outbox;
 mod quarantine;
+mod quarantined;
 mod reader;
 mod schema;
 mod series;
@@ -38,15 +41,17 @@ mod windows;
 mod writer;
 
 pub use alarms::{ActiveAlarm, StaleSeries};
+pub use archive::{HistoryBlock, HistoryRange, HistoryStep};
 pub use config::{
     Measures, PipelineConfig, Route, Send, SeriesAlarms, SilenceConfig, SourceSilence, StoreConfig,
     UplinkConfig,
 };
 pub use input::{
-    AcknowledgeAlarms, AlarmStats, ClosedSummary, Committed, Event, Input, OutboxStats, SourceGap,
-    StoreState, StoreStats,
+    AcknowledgeAlarms, AlarmStats, ClosedSummary, Committed, Event, Input, Orders, OutboxStats,
+    SourceGap, StoreState, StoreStats,
 };
-pub use reader::{LatestReading, QuarantineEntry, ReadError, Reader, RejectedEntry};
+pub use quarantined::{Matching, OpenOrder, QuarantineEntry, QuarantinedRow, RowState};
+pub use reader::{LatestReading, ReadError, Reader, RejectedEntry};
 pub use schema::OpenError;
 pub use verify::{Difference, Verification, VerifyError, verify};
 pub use writer::{CommitError, Recovered, Store, Writer};

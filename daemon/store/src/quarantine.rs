@@ -29,10 +29,11 @@ pub(crate) fn insert_message(
     let bytes = ROW_BYTES + message.topic.len() + message.detail.len() + message.payload.len();
     pen.conn
         .prepare_cached(
-            "INSERT INTO quarantine (source, topic, reason, detail, arrival, synced, items, length, bytes, data)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9)",
+            "INSERT INTO quarantine (id, source, topic, reason, detail, arrival, synced, items, length, bytes, data)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10)",
         )?
         .execute((
+            pen.books.take_number(own::NEXT_QUARANTINE),
             source,
             &message.topic,
             message.reason,
@@ -48,13 +49,30 @@ pub(crate) fn insert_message(
     Ok(())
 }
 
+/// Where readings that are set aside come from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// When they arrived.
+    pub(crate) arrival: Arrival,
+    /// The row in which they were before, with the order that replayed it.
+    pub(crate) row: Option<Place>,
+}
+
+/// A row of quarantine whose readings are set aside again: it keeps its place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) row: i64,
+    pub(crate) attempts: u32,
+    pub(crate) order: i64,
+}
+
 /// Sets readings aside.
 pub(crate) fn insert_readings(
     pen: &mut Pen<'_>,
     pipeline: &Arc<str>,
     generation: Option<i64>,
     readings: &QuarantinedReadings,
-    arrival: Arrival,
+    origin: Origin,
 ) -> Result<(), rusqlite::Error> {
     if readings.rows.is_empty() {
         return Ok(());
@@ -62,13 +80,20 @@ pub(crate) fn insert_readings(
     let data = encode_with_names(&readings.rows);
     let bytes = ROW_BYTES + readings.detail.len() + data.len();
     let items = readings.rows.len();
+    let arrival = origin.arrival;
+    let id = match origin.row {
+        Some(place) => place.row,
+        None => pen.books.take_number(own::NEXT_QUARANTINE),
+    };
     pen.conn
         .prepare_cached(
             "INSERT INTO quarantine
-                (pipeline, filter, generation, reason, detail, arrival, synced, items, length, bytes, data)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                (id, pipeline, filter, generation, reason, detail, arrival, synced, items, length, bytes, data, attempts,
+                 tried)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?
         .execute((
+            id,
             pipeline,
             &readings.filter,
             generation,
@@ -80,6 +105,8 @@ pub(crate) fn insert_readings(
             sql_len(data.len()),
             sql_len(bytes),
             &data,
+            origin.row.map_or(0, |place| place.attempts),
+            origin.row.map_or(0, |place| place.order),
         ))?;
     pen.books
         .add(Scope::Pipeline, pipeline, "quarantined", items as u64);

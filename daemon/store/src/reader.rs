@@ -58,31 +58,6 @@ pub struct LatestReading {
     pub quality: Quality,
 }
 
-/// One row of quarantine, without its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuarantineEntry {
-    /// Its number.
-    pub id: u64,
-    /// The source's name, for a message.
-    pub source: Option<String>,
-    /// The message's topic.
-    pub topic: Option<String>,
-    /// The pipeline's name, for readings.
-    pub pipeline: Option<String>,
-    /// The filter's name in the pipeline, for readings.
-    pub filter: Option<String>,
-    /// One of [`tidegate_domain::outcome::reason`].
-    pub reason: String,
-    /// What was wrong, for people.
-    pub detail: String,
-    /// When it arrived, nanoseconds since the epoch.
-    pub arrival: i64,
-    /// Messages or readings in it.
-    pub count: u64,
-    /// Length of the payload before it was cut, for a message.
-    pub length: u64,
-}
-
 /// A message that the other end refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedEntry {
@@ -224,34 +199,6 @@ impl Reader {
         self.read("the latest readings", |conn| latest_readings(conn, limit))
     }
 
-    /// Quarantine, newest first.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn quarantine(&self, limit: usize) -> Result<Vec<QuarantineEntry>, ReadError> {
-        self.read("quarantine", |conn| {
-            conn.prepare_cached(
-                "SELECT id, source, topic, pipeline, filter, reason, detail, arrival, items, length
-                 FROM quarantine ORDER BY id DESC LIMIT ?1",
-            )?
-            .query_map([sql_len(limit)], |row| {
-                Ok(QuarantineEntry {
-                    id: count(row.get(0)?),
-                    source: row.get(1)?,
-                    topic: row.get(2)?,
-                    pipeline: row.get(3)?,
-                    filter: row.get(4)?,
-                    reason: row.get(5)?,
-                    detail: row.get(6)?,
-                    arrival: row.get(7)?,
-                    count: count(row.get(8)?),
-                    length: count(row.get(9)?),
-                })
-            })?
-            .collect()
-        })
-    }
-
     /// Alarms that hold, by source or pipeline, series and code.
     ///
     /// # Errors
@@ -290,7 +237,7 @@ impl Reader {
     }
 
     /// One transaction: everything in it is of the same moment.
-    fn read<T>(
+    pub(crate) fn read<T>(
         &self,
         what: &'static str,
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,

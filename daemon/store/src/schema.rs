@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_initial.sql"),
     include_str!("../migrations/0002_identities.sql"),
     include_str!("../migrations/0003_alarms.sql"),
+    include_str!("../migrations/0004_orders.sql"),
 ];
 
 /// Marks the file as ours: "TIDE".

@@ -20,8 +20,8 @@ use crate::group::{Attempt, Due, Group, InFlight};
 use crate::identities;
 use crate::image::{self, Image};
 use crate::input::{
-    AcknowledgeAlarms, AlarmStats, ClosedSummary, Committed, Input, OutboxStats, StoreState,
-    StoreStats,
+    AcknowledgeAlarms, AlarmStats, ClosedSummary, Committed, Input, Orders, OutboxStats,
+    StoreState, StoreStats,
 };
 use crate::quarantine;
 use crate::reader::{ReadError, Reader};
@@ -274,7 +274,9 @@ impl Writer {
     pub fn apply(&mut self, input: Input, now: Instant) {
         match input {
             Input::Outcome(outcome) => {
-                self.in_flight.received(&outcome);
+                if outcome.replayed.is_none() {
+                    self.in_flight.received(&outcome);
+                }
                 self.open.push_outcome(outcome, now);
             }
             Input::Settled(settled) => self.open.push_settled(settled, now),
@@ -287,6 +289,7 @@ impl Writer {
             Input::Attempts { digests, reply } => {
                 self.open.push_attempt(Attempt::Many { digests, reply });
             }
+            Input::Quarantine(orders) => self.open.push_orders(orders, now),
         }
     }
 
@@ -315,6 +318,32 @@ impl Writer {
                 Err(error) => tracing::error!(%error, "the count of an attempt cannot be read"),
             }
         }
+    }
+
+    /// Tells whoever gave an order its number, once it is durable. Returns how many orders came or went.
+    fn confirm(&self, orders: Vec<Orders>) -> u64 {
+        let Some((_, image)) = &self.database else {
+            return 0;
+        };
+        let mut changed = 0;
+        let mut replies = Vec::new();
+        for order in orders {
+            match order {
+                Orders::New { reply, .. } => replies.push(reply),
+                Orders::Done { .. } => changed += 1,
+                Orders::Discard { .. } => {}
+            }
+        }
+        // The group's orders have the last numbers, in their order, also where its commit was found to have succeeded.
+        let next = crate::num::count(image.books.store(own::NEXT_ORDER).unwrap_or(1));
+        let first = next.saturating_sub(replies.len() as u64);
+        for (number, reply) in (first..next).zip(replies) {
+            changed += 1;
+            if reply.try_send(number).is_err() {
+                tracing::debug!(number, "nobody waits for the number of an order any more");
+            }
+        }
+        changed
     }
 
     /// True when no further outcome should be taken: the group is due at once, the store is in trouble, or its bound is
@@ -414,6 +443,8 @@ impl Writer {
         if let Some(earlier) = earlier {
             committed.acks.splice(0..0, earlier.acks);
             committed.summaries.splice(0..0, earlier.summaries);
+            committed.rows_tried += earlier.rows_tried;
+            committed.orders += earlier.orders;
         }
         if let Some((conn, _)) = self.database.take() {
             // The log alone would do: everything in it is committed.
@@ -514,6 +545,8 @@ impl Writer {
             .unwrap_or_default();
         self.answer(std::mem::take(&mut group.attempts));
         acknowledged(&group.acknowledgements, &written.acknowledged);
+        let rows_tried = group.rows_tried();
+        let orders = self.confirm(std::mem::take(&mut group.orders));
         let acks = group.acks(self.setup.sources.len());
         self.in_flight.acknowledged(&acks);
         for settled in &group.settled {
@@ -552,6 +585,8 @@ impl Writer {
             acks,
             sealed: written.sealed.into_iter().collect(),
             summaries: written.summaries,
+            rows_tried,
+            orders,
             ledger: Arc::new(ledger.unwrap_or_default()),
             stats: self.stats.clone(),
         }

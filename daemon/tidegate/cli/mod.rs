@@ -5,8 +5,10 @@ mod check;
 mod compile;
 #[cfg(feature = "demo")]
 mod demo;
+mod history;
 mod ledger;
 mod module;
+mod quarantine;
 mod run;
 mod status;
 
@@ -58,6 +60,11 @@ enum Command {
     /// See which alarms hold
     #[command(subcommand)]
     Alarm(alarm::Command),
+    /// Print the readings that are kept on the device, by series and time
+    History(history::Arguments),
+    /// Look into what was set aside; replay or drop it
+    #[command(subcommand)]
+    Quarantine(quarantine::Command),
     /// Look into filter modules
     #[command(subcommand)]
     Module(module::Command),
@@ -116,6 +123,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Ledger(arguments) => ledger::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Alarm(command) => alarm::run(&command),
+        Command::History(arguments) => history::run(&arguments),
+        Command::Quarantine(command) => quarantine::run(&command),
         Command::Module(command) => module::run(&command),
         Command::Compile(arguments) => compile::run(&arguments),
     };

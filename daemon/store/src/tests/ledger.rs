@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use tidegate_domain::outcome::{QuarantinedMessage, QuarantinedReadings};
+use tidegate_domain::quarantine::Selection;
 
 use super::*;
 
@@ -217,7 +218,10 @@ fn quarantine_is_listed_with_its_reasons() {
     let outcome = outcome(&bench, &sample);
     bench.apply(outcome);
     bench.commit();
-    let list = bench.reader().quarantine(10).unwrap();
+    let list = bench
+        .reader()
+        .quarantine(&Selection::default(), None, 10)
+        .unwrap();
     let found: Vec<_> = list
         .iter()
         .map(|entry| {
@@ -229,5 +233,8 @@ fn quarantine_is_listed_with_its_reasons() {
         })
         .collect();
     assert_eq!(found, [(None, Some("range"), 2), (Some("plant"), None, 1)]);
-    assert_eq!(bench.reader().quarantine(1).unwrap().len(), 1);
+    let page = |before| bench.reader().quarantine(&Selection::default(), before, 1);
+    let first = page(None).unwrap();
+    assert_eq!(first, list[..1]);
+    assert_eq!(page(Some(first[0].id)).unwrap(), list[1..]);
 }

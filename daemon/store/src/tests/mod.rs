@@ -3,9 +3,11 @@
 mod alarms;
 mod bounds;
 mod crash;
+mod history;
 mod identities;
 mod ledger;
 mod opening;
+mod orders;
 mod outbox;
 mod speed;
 

@@ -1,0 +1,90 @@
+//! What an operator may do to the running gateway, over its control socket: the only way in which anything here
+//! changes something. The page's listener does not have these paths.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, post};
+use serde_json::Value;
+use tidegate_domain::quarantine::{Action, Selection};
+
+use crate::page;
+
+/// What the gateway does when it is told to. Each answer comes after what was asked for is durable.
+pub trait Actions: Send + Sync + 'static {
+    /// Replays or discards rows of quarantine. The order is durable when the answer comes, and is carried out from then
+    /// on. The selection is checked.
+    fn quarantine(&self, action: Action, selection: Selection) -> Answer<'_>;
+}
+
+/// What an action answers, later.
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Value, Refused>> + Send + 'a>>;
+
+/// Why an action was not taken, for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// What was asked for makes no sense, or not at present.
+    Request(String),
+    /// There is nothing of that kind.
+    Missing(String),
+    /// The gateway cannot do it now; later it may.
+    Unavailable(String),
+}
+
+/// What handlers of actions share.
+pub(crate) type Shared = Arc<dyn Actions>;
+
+/// Every action with its handler; `assets/openapi.json` describes these.
+pub(crate) fn actions() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    vec![
+        ("/api/v1/quarantine/replay", post(replay)),
+        ("/api/v1/quarantine/drop", post(discard)),
+    ]
+}
+
+async fn replay(
+    State(actions): State<Shared>,
+    selection: Result<Json<Selection>, JsonRejection>,
+) -> Response {
+    quarantine(&actions, Action::Replay, selection).await
+}
+
+async fn discard(
+    State(actions): State<Shared>,
+    selection: Result<Json<Selection>, JsonRejection>,
+) -> Response {
+    quarantine(&actions, Action::Drop, selection).await
+}
+
+async fn quarantine(
+    actions: &Shared,
+    action: Action,
+    selection: Result<Json<Selection>, JsonRejection>,
+) -> Response {
+    let path = format!("/api/v1/quarantine/{}", action.as_str());
+    let selection = match selection {
+        Ok(Json(selection)) => selection.checked(),
+        Err(rejection) => Err(rejection.body_text()),
+    };
+    let answered = match selection {
+        Ok(selection) => actions.quarantine(action, selection).await,
+        Err(wrong) => Err(Refused::Request(wrong)),
+    };
+    answer(&path, StatusCode::ACCEPTED, answered)
+}
+
+/// The answer of an action: what it says, or the problem.
+fn answer(path: &str, status: StatusCode, answered: Result<Value, Refused>) -> Response {
+    let (status, detail) = match answered {
+        Ok(value) => return (status, Json(value)).into_response(),
+        Err(Refused::Request(detail)) => (StatusCode::UNPROCESSABLE_ENTITY, detail),
+        Err(Refused::Missing(detail)) => (StatusCode::NOT_FOUND, detail),
+        Err(Refused::Unavailable(detail)) => (StatusCode::SERVICE_UNAVAILABLE, detail),
+    };
+    page::problem(status, &detail, path, "")
+}

@@ -1,0 +1,199 @@
+//! The control socket: HTTP over a Unix socket in the state directory, for the gateway's own user and root. What is
+//! changed in a running gateway is changed through it.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+use tokio::net::UnixListener;
+
+/// The longest path that a Unix socket can have: `sockaddr_un` less its final zero.
+const PATH_BYTES: usize = 107;
+/// How long the daemon may take to answer. An action is answered after its commit.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The largest answer that is read.
+const ANSWER_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The socket of a gateway.
+pub(crate) fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("control.sock")
+}
+
+/// The socket's file, for as long as the gateway listens on it.
+pub(crate) struct Socket {
+    path: PathBuf,
+}
+
+/// Listens. To be called under the store's lock: then nobody else listens, and what lies there is of a dead process.
+///
+/// # Errors
+/// The path is too long, or the directory does not take the socket.
+pub(crate) fn listen(state_dir: &Path) -> anyhow::Result<(UnixListener, Socket)> {
+    let path = path(state_dir);
+    let bytes = path.as_os_str().len();
+    anyhow::ensure!(
+        bytes <= PATH_BYTES,
+        "the control socket {} has a path of {bytes} bytes, and the system takes {PATH_BYTES}; choose a shorter \
+         `gateway.state-dir`",
+        path.display()
+    );
+    // It gets its name when its permissions are right, and so replaces one that a dead process left.
+    let fresh = state_dir.join(".control");
+    bind(&fresh, &path).with_context(|| {
+        format!(
+            "the control socket {} cannot be made; check owner and permissions of `gateway.state-dir`",
+            path.display()
+        )
+    })
+}
+
+fn bind(fresh: &Path, path: &Path) -> anyhow::Result<(UnixListener, Socket)> {
+    match fs::remove_file(fresh) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(fresh)?;
+    fs::set_permissions(fresh, fs::Permissions::from_mode(0o600))?;
+    fs::rename(fresh, path)?;
+    Ok((
+        listener,
+        Socket {
+            path: path.to_owned(),
+        },
+    ))
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            // The next start replaces it.
+            tracing::debug!(%error, path = %self.path.display(), "the control socket could not be removed");
+        }
+    }
+}
+
+/// Tells the running gateway to do something, and returns what it answers.
+///
+/// # Errors
+/// No gateway runs, it may not be told, or it refuses; each says what to do.
+pub(crate) fn post(state_dir: &Path, action: &str, body: &Value) -> anyhow::Result<Value> {
+    let path = path(state_dir);
+    let body = body.to_string();
+    let request = format!(
+        "POST {action} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let stream = connect(&path)?;
+    let answer = exchange(stream, request.as_bytes())
+        .with_context(|| format!("the gateway did not answer on {}", path.display()))?;
+    read_answer(&answer)
+}
+
+fn connect(path: &Path) -> anyhow::Result<UnixStream> {
+    let shown = path.display();
+    UnixStream::connect(path).map_err(|error| {
+        let hint = if matches!(
+            error.kind(),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused
+        ) {
+            format!(
+                "the gateway does not run (nobody listens on {shown}): start it with `tidegate run`, or give the \
+                 `--config` or `--state-dir` of the one that runs"
+            )
+        } else if error.kind() == ErrorKind::PermissionDenied {
+            format!(
+                "the control socket {shown} is for the gateway's own user and root: run this as one of them"
+            )
+        } else {
+            format!("the control socket {shown} cannot be used")
+        };
+        anyhow::Error::from(error).context(hint)
+    })
+}
+
+/// A request as in HTTP/1.0: the answer ends with the connection.
+fn exchange(mut stream: UnixStream, request: &[u8]) -> anyhow::Result<String> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(request)?;
+    let mut answer = String::new();
+    stream.take(ANSWER_BYTES).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn read_answer(answer: &str) -> anyhow::Result<Value> {
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the gateway's answer is not HTTP")?;
+    let status = head
+        .lines()
+        .next()
+        .and_then(|line| line.split(' ').nth(1)?.parse::<u16>().ok())
+        .context("the gateway's answer has no status")?;
+    let body: Value = serde_json::from_str(body)
+        .with_context(|| format!("the gateway answered {status} and no JSON"))?;
+    if (200..300).contains(&status) {
+        return Ok(body);
+    }
+    let detail = body["detail"].as_str().unwrap_or("it does not say why");
+    anyhow::bail!("the gateway refuses: {detail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_its_value_or_the_reason() {
+        let check = |answer: &str, expect: Result<Value, &str>| {
+            let found = read_answer(answer).map_err(|error| error.to_string());
+            assert_eq!(found, expect.map_err(str::to_owned), "{answer}");
+        };
+        check(
+            "HTTP/1.0 202 Accepted\r\na: b\r\n\r\n{\"order\":1}",
+            Ok(serde_json::json!({"order": 1})),
+        );
+        check(
+            "HTTP/1.0 404 Not Found\r\n\r\n{\"detail\":\"no such rows\"}",
+            Err("the gateway refuses: no such rows"),
+        );
+        check(
+            "HTTP/1.0 500 Oh\r\n\r\n",
+            Err("the gateway answered 500 and no JSON"),
+        );
+        check("nonsense", Err("the gateway's answer is not HTTP"));
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_for_its_user_alone_replaces_a_dead_one_and_goes_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        // A dead process leaves its file.
+        drop(std::os::unix::net::UnixListener::bind(path(dir.path())).unwrap());
+        let error = connect(&path(dir.path())).unwrap_err();
+        assert!(error.to_string().contains("does not run"), "{error:#}");
+
+        let (_listener, socket) = listen(dir.path()).unwrap();
+        let mode = fs::metadata(path(dir.path())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        connect(&path(dir.path())).unwrap();
+        drop(socket);
+        assert!(!path(dir.path()).exists());
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_too_long_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = dir.path().join("d".repeat(100));
+        fs::create_dir(&long).unwrap();
+        let error = listen(&long).err().map(|error| error.to_string()).unwrap();
+        assert!(
+            error.contains("107") && error.contains("gateway.state-dir"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! What an operator orders over the control socket: checked against what is there and what is configured, made durable
+//! by the writer, written to the log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidegate_domain::quarantine::{Action, ORDERS, Selection};
+use tidegate_status::{Actions, Answer, Refused};
+use tidegate_store::{Matching, Orders, ReadError, Reader};
+use tokio::sync::mpsc;
+
+use crate::replay::{Owner, owner_of};
+use crate::writer::ToWriter;
+
+/// How long an order may take to become durable. The store commits within its linger, unless it is in trouble.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The gateway's side of the actions.
+pub(crate) struct Operator {
+    pub(crate) reader: Arc<Mutex<Reader>>,
+    /// What can be replayed.
+    pub(crate) sources: HashMap<String, Owner>,
+    /// Likewise.
+    pub(crate) pipelines: HashMap<String, Owner>,
+    pub(crate) inbox: mpsc::Sender<ToWriter>,
+}
+
+impl Actions for Operator {
+    fn quarantine(&self, action: Action, selection: Selection) -> Answer<'_> {
+        Box::pin(self.order(action, selection))
+    }
+}
+
+impl Operator {
+    async fn order(&self, action: Action, selection: Selection) -> Result<Value, Refused> {
+        let (reader, wanted) = (Arc::clone(&self.reader), selection.clone());
+        let found = tokio::task::spawn_blocking(move || look_up(&reader, &wanted))
+            .await
+            .map_err(|error| Refused::Unavailable(error.to_string()))?;
+        let found = found.map_err(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "an order about quarantine"
+            );
+            Refused::Unavailable(format!("{error}; the log says why"))
+        })?;
+        if found.orders >= ORDERS {
+            return Err(Refused::Unavailable(format!(
+                "{ORDERS} orders are under way; wait until one is through"
+            )));
+        }
+        let chosen = self.judge(action, &selection, found)?;
+        let (reply, number) = std::sync::mpsc::sync_channel(1);
+        let order = Orders::New {
+            action,
+            selection: selection.clone(),
+            reply,
+        };
+        self.inbox
+            .send(ToWriter::Input(order.into()))
+            .await
+            .map_err(|_| Refused::Unavailable("the gateway is ending".to_owned()))?;
+        let number = tokio::task::spawn_blocking(move || number.recv_timeout(PATIENCE))
+            .await
+            .map_err(|error| Refused::Unavailable(error.to_string()))?
+            .map_err(|_| {
+                Refused::Unavailable(format!(
+                    "the store did not commit the order within {} s; `tidegate quarantine list` shows whether it did later",
+                    PATIENCE.as_secs()
+                ))
+            })?;
+        tracing::info!(
+            order = number,
+            rows = chosen.rows,
+            "ordered: {} {selection}",
+            action.as_str()
+        );
+        Ok(json!({
+            "order": number,
+            "action": action,
+            "rows": chosen.rows,
+            "refused": chosen.refused,
+        }))
+    }
+
+    /// What of the chosen rows can be done as ordered. Rows that were named one by one must all be.
+    fn judge(
+        &self,
+        action: Action,
+        selection: &Selection,
+        found: Found,
+    ) -> Result<Chosen, Refused> {
+        let mut chosen = Chosen::default();
+        for rows in &found.rows {
+            match self.replayable(rows) {
+                Err(why) if action == Action::Replay => {
+                    *chosen.refused.entry(why).or_default() += rows.rows;
+                }
+                Ok(()) | Err(_) => chosen.rows += rows.rows,
+            }
+        }
+        let named = selection.ids.len() as u64;
+        let refused: u64 = chosen.refused.values().sum();
+        let missing = named.saturating_sub(chosen.rows + refused);
+        if named > 0 && missing > 0 {
+            return Err(Refused::Missing(format!(
+                "{missing} of {named} rows are not in quarantine; `tidegate quarantine list` shows those that are"
+            )));
+        }
+        if chosen.rows == 0 || (named > 0 && refused > 0) {
+            let why: Vec<String> = chosen
+                .refused
+                .iter()
+                .map(|(why, rows)| format!("{rows} of them: {why}"))
+                .collect();
+            return Err(if why.is_empty() {
+                Refused::Missing(format!("quarantine holds no such rows ({selection})"))
+            } else {
+                Refused::Request(format!("not replayed: {}", why.join("; ")))
+            });
+        }
+        Ok(chosen)
+    }
+
+    fn replayable(&self, rows: &Matching) -> Result<(), String> {
+        if rows.cut {
+            return Err(
+                "the payload was longer than what quarantine keeps, and its end is gone: drop the rows"
+                    .to_owned(),
+            );
+        }
+        match (&rows.source, &rows.pipeline) {
+            (Some(source), _) => owner_of(&self.sources, "source", source).map(drop),
+            (None, Some(pipeline)) => owner_of(&self.pipelines, "pipeline", pipeline).map(drop),
+            (None, None) => Err("it belongs to nobody".to_owned()),
+        }
+    }
+}
+
+/// What the store has of a selection.
+struct Found {
+    rows: Vec<Matching>,
+    orders: usize,
+}
+
+/// What of it can be done.
+#[derive(Debug, Default)]
+struct Chosen {
+    rows: u64,
+    refused: BTreeMap<String, u64>,
+}
+
+fn look_up(reader: &Mutex<Reader>, selection: &Selection) -> Result<Found, ReadError> {
+    let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(Found {
+        rows: reader.matching(selection)?,
+        orders: reader.orders()?.len(),
+    })
+}
