@@ -538,6 +538,7 @@ impl Commit<'_> {
             books,
             dictionary,
             history,
+            windows,
             gaps,
             pipeline_names,
             ..
@@ -549,7 +550,9 @@ impl Commit<'_> {
             dictionary.sweep(conn, oldest_block)?;
         }
         if let Some(oldest) = oldest {
-            history.expire(conn, books, pipeline_names, oldest)?;
+            // Readings of an open window stay, however far the clock was stepped: a crash would take them out of it.
+            let end = windows.first_block().unwrap_or(i64::MAX);
+            history.expire(conn, books, pipeline_names, oldest, end)?;
         }
         quarantine::enforce(&mut pen(conn, books, wall), setup, gaps, oldest)?;
         let evicted = evict::enforce(conn, self.image, setup, in_flight, wall)?;

@@ -1,5 +1,7 @@
 //! The store's size on disk, and what keeps it there: checkpoints of the write-ahead log, free pages given back.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -13,6 +15,9 @@ const PAGE_BYTES: u64 = 4096;
 const FRAME_BYTES: u64 = PAGE_BYTES + 24;
 /// Free pages that stay for the next inserts; giving them back and taking them again would cost writes.
 const SPARE_PAGES: u64 = 256;
+
+/// Bytes of the log that are written again at once.
+const REWRITE_BYTES: usize = 1024 * 1024;
 
 /// Sizes within the open transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,8 +89,40 @@ impl Wal {
         }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         file_bytes(&self.path)
+    }
+
+    /// Makes what an earlier process, or an earlier connection, left in the log durable: writes its bytes again where they
+    /// are, and syncs them. To be called before the log is appended to by a new connection.
+    ///
+    /// After a sync that failed, the system takes what was not written for clean: it can be read, the next sync says
+    /// "fine", and after a power cut it is not there, nor is anything that was committed behind it. Writing the same
+    /// bytes makes them dirty again.
+    pub(crate) fn rewrite(&self) -> std::io::Result<()> {
+        let log = match File::options().read(true).write(true).open(&self.path) {
+            Ok(log) => log,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut part = vec![0; REWRITE_BYTES];
+        let mut at = 0;
+        loop {
+            let read = log.read_at(&mut part, at)?;
+            if read == 0 {
+                break;
+            }
+            log.write_all_at(&part[..read], at)?;
+            at += read as u64;
+        }
+        if at > 0 {
+            log.sync_all()?;
+        }
+        Ok(())
     }
 
     /// Writes the log back when it is worth it, and empties it when it is near its bound.

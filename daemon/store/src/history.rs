@@ -173,18 +173,19 @@ impl History {
         Ok(head)
     }
 
-    /// Deletes what was written before `oldest`, a bounded number of blocks.
+    /// Deletes what was written before `oldest`, a bounded number of blocks, none of them at or above `end`.
     pub(crate) fn expire(
         &mut self,
         conn: &Connection,
         books: &mut Books,
         pipelines: &BTreeMap<i64, Arc<str>>,
         oldest: i64,
+        end: i64,
     ) -> Result<(), rusqlite::Error> {
         let mut blocks = 0;
         while blocks < EXPIRE_BLOCKS {
             let head = self.head(conn)?;
-            if head.arrival.is_none_or(|arrival| arrival >= oldest) {
+            if head.arrival.is_none_or(|arrival| arrival >= oldest) || head.block >= end {
                 break;
             }
             let deleted = self.delete(conn, books, pipelines, "expired", head.block + 1)?;

@@ -173,7 +173,6 @@ pub(crate) fn beside(database: &Path, ending: &str) -> PathBuf {
 
 /// Opens or creates the database for the writer. True when it was created.
 pub(crate) fn open(path: &Path) -> Result<(Connection, bool), OpenError> {
-    let existed = path.exists();
     let conn = connect(path).map_err(|source| OpenError::database(path, source))?;
     let found = layout(&conn).map_err(|source| OpenError::database(path, source))?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
@@ -193,7 +192,8 @@ pub(crate) fn open(path: &Path) -> Result<(Connection, bool), OpenError> {
         Layout::Ours(_) | Layout::Empty => {}
     }
     migrate(&conn, found).map_err(|source| OpenError::database(path, source))?;
-    if !existed {
+    // Not only where the file was missing: the last attempt may have ended right after it made the file.
+    if matches!(found, Layout::Empty) {
         sync_directory(path)?;
     }
     Ok((conn, matches!(found, Layout::Empty)))

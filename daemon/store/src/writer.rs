@@ -130,6 +130,11 @@ impl Store {
         let setup = Setup::new(config);
         let path = setup.config.path.clone();
         let lock = Lock::take(&path)?;
+        let wal = Wal::of(&path);
+        wal.rewrite().map_err(|source| OpenError::Files {
+            path: wal.path().to_owned(),
+            source,
+        })?;
         let (conn, created) = schema::open(&path)?;
         let database = |source| OpenError::database(&path, source);
         image::register(&conn, &setup).map_err(database)?;
@@ -160,7 +165,7 @@ impl Store {
             stats: StoreStats::default(),
             closing_at: None,
             expiry_at: None,
-            wal: Wal::of(&path),
+            wal,
             shared,
             setup,
             _lock: lock,
@@ -622,12 +627,15 @@ impl Writer {
     /// Opens the database anew and loads what is committed.
     fn reopen(&mut self, now: Instant) -> Result<(), CommitError> {
         let path = &self.setup.config.path;
-        let opened = schema::reopen(path).and_then(|conn| {
-            // It gives room back on a full disk. Where it finds a reader in its way, the next one does it.
-            disk::checkpoint_all(&conn)?;
-            let image = Image::load(&conn, &self.setup, self.seen.1, now)?;
-            Ok((conn, image))
-        });
+        let rewritten = self.wal.rewrite().map_err(|error| io_failure(&error));
+        let opened = rewritten
+            .and_then(|()| schema::reopen(path))
+            .and_then(|conn| {
+                // It gives room back on a full disk. Where it finds a reader in its way, the next one does it.
+                disk::checkpoint_all(&conn)?;
+                let image = Image::load(&conn, &self.setup, self.seen.1, now)?;
+                Ok((conn, image))
+            });
         match opened {
             Ok(database) => {
                 self.database = Some(database);
@@ -723,6 +731,20 @@ fn refresh_alarms(stats: &mut AlarmStats, image: &mut Image, setup: &Setup) {
 fn busy() -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
     rusqlite::Error::SqliteFailure(code, None)
+}
+
+/// What went wrong beside SQLite, in its words.
+fn io_failure(error: &std::io::Error) -> rusqlite::Error {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let kind = error.kind();
+    let code = if [StorageFull, QuotaExceeded].contains(&kind) {
+        rusqlite::ffi::SQLITE_FULL
+    } else if kind == ReadOnlyFilesystem {
+        rusqlite::ffi::SQLITE_READONLY
+    } else {
+        rusqlite::ffi::SQLITE_IOERR
+    };
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(error.to_string()))
 }
 
 /// What an error says about the store.
