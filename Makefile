@@ -35,7 +35,7 @@ release: modules ## the optimised binary
 	@! grep -q TIDEGATE_TEST_FAULTS target/release/tidegate
 
 tools: ## what tests need of Debian: mosquitto, and what makes disks, lines and clocks fail
-	tests/need.sh mosquitto:mosquitto mosquitto-clients:mosquitto_pub openssl:openssl
+	tests/need.sh mosquitto:mosquitto mosquitto-clients:mosquitto_pub openssl:openssl zstd:zstd
 	tests/need.sh strace:strace faketime:faketime e2fsprogs:mkfs.ext4 mount:mount nftables:nft || [ "$$ALLOW_MISSING" = 1 ]
 
 rust: ## what compiling needs

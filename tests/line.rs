@@ -8,7 +8,10 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::proxy::{Line, Proxy};
@@ -76,4 +79,301 @@ fn a_half_open_connection_is_noticed_and_nothing_is_lost() {
     assert_eq!(daemon.stop(), 0);
     let (code, report) = verify(&config);
     assert_eq!(code, 0, "{report}");
+}
+
+/// A backlog that a slow line needs half a minute for, and a reading of now: it shares the line instead of waiting.
+#[test]
+fn new_data_does_not_wait_behind_a_backlog() {
+    const OLD: u64 = 3_000;
+    let site = Site::new();
+    let plant = Broker::start(&site, "plant");
+    let cloud = Broker::start(&site, "cloud");
+    let collector = Collector::start(cloud.port, "tidegate/#");
+    let proxy = Proxy::start(cloud.port);
+    let config = gateway(
+        &site,
+        &plant,
+        &format!(
+            "[uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\nlinger = \"0s\"\nmax-items = 20\n\
+             [pipeline.count]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n",
+            proxy.url()
+        ),
+    );
+    proxy.set(Line::Refuse);
+    let mut daemon = Daemon::start(&config);
+    plant.publish("plant/line1", (0..OLD).map(numbered));
+    daemon.wait_received("plant", OLD);
+    // What was sealed before the start is backlog, however young.
+    assert_eq!(daemon.stop(), 0);
+
+    proxy.set(Line::Dribble(8 * 1024));
+    let mut daemon = Daemon::start(&config);
+    wait_for("the backlog to begin", || {
+        (!collector.messages().is_empty()).then_some(())
+    });
+    plant.publish("plant/line1", (OLD..OLD + 10).map(numbered));
+    let new = |message: &Value| {
+        let mut items = message["items"].as_array().unwrap().iter();
+        items.any(|item| item["value"].as_u64().unwrap() >= OLD)
+    };
+    wait_for("the new readings", || {
+        collector.messages().iter().any(new).then_some(())
+    });
+    proxy.set(Line::Good);
+    daemon.wait_delivered();
+    let messages = collector.messages();
+    let first = messages.iter().position(new).unwrap();
+    assert!(
+        first < messages.len() / 2,
+        "{first} of {} messages came before it",
+        messages.len()
+    );
+    assert_eq!(messages[first]["replayed"], false);
+    assert_eq!(messages[0]["replayed"], true);
+    assert_numbers(&collector.items("readings"), OLD + 10);
+    collector.assert_dense();
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+}
+
+/// One uplink leads into a black hole, one to a port that is closed, one to a broker.
+#[test]
+fn a_dead_uplink_and_a_refused_one_hold_up_none() {
+    let site = Site::new();
+    let plant = Broker::start(&site, "plant");
+    let cloud = Broker::start(&site, "cloud");
+    let collector = Collector::start(cloud.port, "tidegate/#");
+    let hole = Proxy::start(cloud.port);
+    hole.set(Line::BlackHole);
+    let closed = support::free_port();
+    let uplink_to = |name: &str, url: &str| {
+        format!(
+            "[uplink.{name}]\nkind = \"mqtt\"\nurl = \"{url}\"\nkeep-alive = \"5s\"\nlinger = \"0s\"\n"
+        )
+    };
+    let config = gateway(
+        &site,
+        &plant,
+        &[
+            uplink_to("dead", &hole.url()),
+            uplink_to("refused", &format!("mqtt://127.0.0.1:{closed}")),
+            uplink_to("cloud", &cloud.url()),
+            "[pipeline.count]\nfrom = [\"plant\"]\nto = [\n\
+             { uplink = \"dead\", send = \"readings\" },\n{ uplink = \"refused\", send = \"readings\" },\n\
+             { uplink = \"cloud\", send = \"readings\" },\n]\n"
+                .to_owned(),
+        ]
+        .concat(),
+    );
+    let mut daemon = Daemon::start(&config);
+    plant.publish("plant/line1", (0..100).map(numbered));
+    daemon.wait_received("plant", 100);
+    let threads = status_of(&daemon, "Threads:");
+    // The dead one is in the middle of an attempt for ten seconds; the other one opens and closes its circuit.
+    wait_for("an open circuit", || {
+        let open = uplink(&daemon, "refused", "circuit") == "open";
+        let next = uplink(&daemon, "refused", "backing_off_until");
+        (open && next.is_i64()).then_some(())
+    });
+    assert_eq!(uplink(&daemon, "dead", "circuit"), "half-open");
+    for n in 1..=5 {
+        plant.publish("plant/line1", (n * 100..(n + 1) * 100).map(numbered));
+        wait_for("the healthy uplink", || {
+            let delivered = uplink(&daemon, "cloud", "delivered").as_u64()?;
+            (delivered >= (n + 1) * 100).then_some(())
+        });
+    }
+    assert_eq!(uplink(&daemon, "cloud", "circuit"), "closed");
+    assert_eq!(uplink(&daemon, "dead", "waiting"), 600);
+    assert_eq!(uplink(&daemon, "refused", "waiting"), 600);
+    assert_numbers(&collector.items("readings"), 600);
+    wait_for("the dead uplink's back-off", || {
+        (uplink(&daemon, "dead", "circuit") == "open").then_some(())
+    });
+    let (threads_now, kib) = (status_of(&daemon, "Threads:"), status_of(&daemon, "VmRSS:"));
+    assert!(
+        threads_now <= threads + 4,
+        "{threads} threads became {threads_now}"
+    );
+    assert!(kib < 200 * 1024, "{kib} KiB resident");
+    let metrics = daemon.get("/metrics").unwrap().1;
+    let closed = r#"tidegate_uplink_circuit{uplink="cloud",circuit="closed"} 1"#;
+    assert!(metrics.contains(closed), "{metrics}");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+}
+
+/// A line of `/proc/PID/status`.
+fn status_of(daemon: &Daemon, key: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The first broker goes away and comes back: what is sealed meanwhile is at the second, in the same stream.
+#[test]
+fn another_broker_takes_over_and_gives_back() {
+    let site = Site::new();
+    let plant = Broker::start(&site, "plant");
+    let mut first = Broker::start(&site, "first");
+    let second = Broker::start(&site, "second");
+    let at_first = Collector::start(first.port, "tidegate/#");
+    let at_second = Collector::start(second.port, "tidegate/#");
+    let config = gateway(
+        &site,
+        &plant,
+        &format!(
+            "[uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\nfailover = [\"{}\"]\nfailback = \"5s\"\n\
+             keep-alive = \"5s\"\nlinger = \"0s\"\n\
+             [pipeline.count]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n",
+            first.url(),
+            second.url()
+        ),
+    );
+    let mut daemon = Daemon::start(&config);
+    plant.publish("plant/line1", (0..100).map(numbered));
+    daemon.wait_received("plant", 100);
+    daemon.wait_delivered();
+    assert_eq!(uplink(&daemon, "cloud", "url"), first.url());
+
+    first.stop();
+    plant.publish("plant/line1", (100..200).map(numbered));
+    daemon.wait_received("plant", 200);
+    daemon.wait_delivered();
+    assert_eq!(uplink(&daemon, "cloud", "url"), second.url());
+    assert_eq!(uplink(&daemon, "cloud", "failover"), true);
+    assert!(
+        daemon
+            .get("/")
+            .unwrap()
+            .1
+            .contains("in place of the first broker")
+    );
+
+    first.resume();
+    wait_for("the way back", || {
+        let back = uplink(&daemon, "cloud", "failover") == false;
+        (back && uplink(&daemon, "cloud", "circuit") == "closed").then_some(())
+    });
+    assert_eq!(uplink(&daemon, "cloud", "failovers"), 2);
+    plant.publish("plant/line1", (200..300).map(numbered));
+    daemon.wait_received("plant", 300);
+    daemon.wait_delivered();
+    wait_for("the last readings", || {
+        let first = at_first.items("readings").len();
+        (first + at_second.items("readings").len() >= 300).then_some(())
+    });
+    let mut items = at_first.items("readings");
+    items.extend(at_second.items("readings"));
+    assert_numbers(&items, 300);
+    let mut seqs = BTreeSet::new();
+    let mut streams = BTreeSet::new();
+    for message in at_first.messages().iter().chain(&at_second.messages()) {
+        seqs.insert(message["seq"].as_u64().unwrap());
+        streams.insert(message["stream"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(streams.len(), 1);
+    assert_eq!(seqs, (1..=seqs.len() as u64).collect(), "dense over both");
+    let said = |broker: &Broker| {
+        let port = broker.port.to_string();
+        let output = Command::new("mosquitto_sub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-C", "1"])
+            .args(["-t", "tidegate/gw-test/status"])
+            .output();
+        let status: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        status["state"].clone()
+    };
+    assert_eq!(
+        (said(&first), said(&second)),
+        ("online".into(), "offline".into())
+    );
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+}
+
+/// What other programs make of the bytes: Debian's `zstd`, and a CBOR reader that is not ours.
+#[test]
+fn other_programs_read_cbor_and_zstandard() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = gateway(
+        &site,
+        &broker,
+        &format!(
+            "[uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\nformat = \"cbor\"\ncompress = \"zstd\"\nmax-items = 3\n\
+             linger = \"10m\"\n\
+             [pipeline.count]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n",
+            broker.url()
+        ),
+    );
+    let port = broker.port.to_string();
+    let subscriber = Command::new("mosquitto_sub")
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-q",
+            "1",
+            "-V",
+            "5",
+            "-C",
+            "1",
+        ])
+        .args([
+            "-t",
+            "tidegate/+/readings",
+            "-F",
+            "%C %x",
+            "-c",
+            "-i",
+            "reader",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut daemon = Daemon::start(&config);
+    let values = ["9007199254740993", "-9223372036854775808", "21.6"];
+    broker.publish(
+        "plant/line1",
+        values.map(|value| format!("{{\"ts\":{},\"n\":{value}}}", support::BEGIN)),
+    );
+    daemon.wait_delivered();
+    let output = subscriber.wait_with_output().unwrap();
+    let line = String::from_utf8(output.stdout).unwrap();
+    let (content_type, hex) = line.trim().split_once(' ').unwrap();
+    assert_eq!(content_type, "application/cbor+zstd");
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    let payload: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+
+    let mut zstd = Command::new("zstd")
+        .args(["-dc", "-M128KiB"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("zstd is installed by `make tools`");
+    zstd.stdin.take().unwrap().write_all(&payload).unwrap();
+    let output = zstd.wait_with_output().unwrap();
+    assert!(output.status.success(), "a window of 128 KiB suffices");
+    let message: ciborium::Value = ciborium::from_reader(output.stdout.as_slice()).unwrap();
+    let member = |value: &ciborium::Value, key: &str| {
+        let members = value.as_map().unwrap();
+        let found = members.iter().find(|(name, _)| name.as_text() == Some(key));
+        found.unwrap().1.clone()
+    };
+    assert_eq!(member(&message, "seq"), 1.into());
+    let items = member(&message, "items");
+    let found: Vec<ciborium::Value> = items
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| member(item, "value"))
+        .collect();
+    let expect = [
+        9_007_199_254_740_993_i64.into(),
+        i64::MIN.into(),
+        ciborium::Value::Float(21.6),
+    ];
+    assert_eq!(found, expect);
+    assert_eq!(daemon.stop(), 0);
 }

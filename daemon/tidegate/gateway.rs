@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use tidegate_domain::delivery::{SealedMessage, Window};
+use tidegate_domain::delivery::{Request, SealedMessage, Window};
 use tidegate_domain::limits;
 use tidegate_domain::outcome::{MessageCounts, Severity, StateChange, reason};
 use tidegate_domain::series::SeriesFilter;
@@ -115,6 +115,7 @@ pub(crate) fn store_config(config: &Config) -> anyhow::Result<store::StoreConfig
             .iter()
             .map(|uplink| store::UplinkConfig {
                 max_message_bytes: uplink.max_message,
+                max_message_items: uplink.max_items,
                 linger: uplink.linger,
                 ..store::UplinkConfig::new(uplink.name.clone())
             })
@@ -179,6 +180,18 @@ fn route(route: &config::Route) -> store::Route {
 pub(crate) fn tls(broker: &config::Broker) -> anyhow::Result<Option<Arc<Tls>>> {
     let tls = broker.tls.clone().map(Tls::load).transpose()?;
     Ok(tls.map(Arc::new))
+}
+
+/// The TLS of each of an uplink's brokers: the same files, and each broker's own name in its certificate.
+pub(crate) fn uplink_tls(uplink: &config::Uplink) -> anyhow::Result<Vec<Option<Arc<Tls>>>> {
+    let tls = uplink.addresses().enumerate().map(|(turn, (host, _))| {
+        let mut broker = uplink.broker.clone();
+        if let (Some(tls), 1..) = (&mut broker.tls, turn) {
+            tls.server_name = host.to_owned();
+        }
+        tls(&broker)
+    });
+    tls.collect()
 }
 
 /// What a source is told. `had_session`: whether a broker is expected to know us.
@@ -254,7 +267,7 @@ pub(crate) fn receive_window(source: &config::Source) -> u32 {
 pub(crate) fn uplink_config(
     config: &Config,
     index: usize,
-    tls: Option<&Arc<Tls>>,
+    tls: &[Option<Arc<Tls>>],
     modules: &[Arc<LoadedModule>],
 ) -> uplink::MqttUplinkConfig {
     let uplink = &config.uplinks[index];
@@ -267,11 +280,18 @@ pub(crate) fn uplink_config(
         index,
         name: uplink.name.clone(),
         gateway: config.gateway.id.clone(),
-        host: broker.host.clone(),
-        port: broker.port,
-        transport: tls.map_or(uplink::Transport::Plain, |tls| {
-            uplink::Transport::Tls(Arc::clone(tls))
-        }),
+        brokers: uplink
+            .addresses()
+            .zip(tls)
+            .map(|((host, port), tls)| uplink::Broker {
+                host: host.to_owned(),
+                port,
+                transport: tls.as_ref().map_or(uplink::Transport::Plain, |tls| {
+                    uplink::Transport::Tls(Arc::clone(tls))
+                }),
+            })
+            .collect(),
+        failback: uplink.failback,
         version,
         client_id: broker.client_id.clone(),
         credentials: broker.username.clone().map(|username| uplink::Credentials {
@@ -284,7 +304,11 @@ pub(crate) fn uplink_config(
             messages: usize::from(uplink.in_flight),
             ..uplink::default_window(version)
         },
-        // A message is sealed at `max_message`; a single item above it makes one of its own. Room for the envelope.
+        rate_limit: uplink.rate_limit,
+        live_share: uplink.live_share,
+        encoding: uplink.encoding,
+        // A message is sealed at `max_message`; a single item above it makes one of its own. Room for the envelope. It is
+        // what the README says that a receiver must take.
         max_packet: uplink.max_message + 2 * limits::OUTBOX_ITEM_BYTES,
         reconnect: uplink::Reconnect::default(),
         status: uplink::Status {
@@ -335,12 +359,9 @@ impl uplink::Outbox for Outbox {
     fn next(
         &self,
         uplink: usize,
-        exclude: &[u64],
-        max_messages: usize,
-        max_bytes: usize,
+        request: &mut Request,
     ) -> Result<Vec<SealedMessage>, OutboxError> {
-        let messages =
-            self.read(|reader| reader.next_messages(uplink, exclude, max_messages, max_bytes))?;
+        let messages = self.read(|reader| reader.look(uplink, request))?;
         #[cfg(feature = "test-faults")]
         crate::faults::delete_early(uplink, &messages);
         Ok(messages)

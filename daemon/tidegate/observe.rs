@@ -15,7 +15,7 @@ use tidegate_store::{
     ActiveAlarm, ClosedSummary, Committed, Recovered, StaleSeries, StoreState, StoreStats,
 };
 use tidegate_tls::{Role, Tls};
-use tidegate_uplink::{LinkState, UplinkHandle};
+use tidegate_uplink::{Circuit, LinkState, UplinkHandle};
 use tokio::sync::Notify;
 
 use crate::clock;
@@ -100,7 +100,8 @@ pub(crate) struct Observer {
     pub(crate) uplinks: Vec<UplinkHandle>,
     /// In the configuration's order; `None` where a connection is in clear.
     pub(crate) source_tls: Vec<Option<Arc<Tls>>>,
-    pub(crate) uplink_tls: Vec<Option<Arc<Tls>>>,
+    /// By uplink and its brokers.
+    pub(crate) uplink_tls: Vec<Vec<Option<Arc<Tls>>>>,
     /// In the configuration's order.
     pub(crate) pipelines: Vec<PipelineView>,
     pub(crate) modules: Vec<Arc<LoadedModule>>,
@@ -392,15 +393,32 @@ impl Observer {
         let seen = sampled.uplinks.get(index);
         view::UplinkStatus {
             name: uplink.name.clone(),
-            url: url(&uplink.broker),
-            tls: self.uplink_tls[index].as_deref().map(tls_status),
+            url: broker_url(uplink, status.broker),
+            tls: self.uplink_tls[index]
+                .get(status.broker)
+                .and_then(Option::as_deref)
+                .map(tls_status),
+            failover: status.broker > 0,
+            failovers: status.failovers,
             state: uplink_state(status.state),
+            circuit: match status.circuit() {
+                Circuit::Closed => view::Circuit::Closed,
+                Circuit::Open => view::Circuit::Open,
+                Circuit::HalfOpen => view::Circuit::HalfOpen,
+            },
             since: seen.map_or(self.started_at, |seen| seen.since),
             connected_since: status.connected_since.and_then(|at| {
                 let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
                 Some(millis(since))
             }),
-            backing_off_until: None,
+            backing_off_until: status.next_attempt.map(|at| {
+                let wait = at.saturating_duration_since(Instant::now());
+                (clock::wall() / 1_000_000).saturating_add(millis(wait))
+            }),
+            attempts: match status.state {
+                LinkState::BackingOff { attempt } => attempt.into(),
+                LinkState::Connecting | LinkState::Connected | LinkState::Stopped => 0,
+            },
             queued: counts.queued,
             delivered: counts.delivered,
             waiting: counts.waiting,
@@ -810,16 +828,25 @@ fn tls_status(tls: &Tls) -> view::TlsStatus {
 
 /// A broker's address without user name and password.
 fn url(broker: &config::Broker) -> String {
+    address(broker, (&broker.host, broker.port))
+}
+
+/// The address of the broker that has its turn.
+fn broker_url(uplink: &config::Uplink, turn: usize) -> String {
+    let turn = uplink.addresses().nth(turn);
+    turn.map_or_else(|| url(&uplink.broker), |turn| address(&uplink.broker, turn))
+}
+
+fn address(broker: &config::Broker, (host, port): (&str, u16)) -> String {
     let scheme = if broker.tls.is_some() {
         "mqtts"
     } else {
         "mqtt"
     };
-    let host = &broker.host;
     if host.contains(':') {
-        format!("{scheme}://[{host}]:{}", broker.port)
+        format!("{scheme}://[{host}]:{port}")
     } else {
-        format!("{scheme}://{host}:{}", broker.port)
+        format!("{scheme}://{host}:{port}")
     }
 }
 

@@ -119,8 +119,8 @@ pub(crate) fn start(
             store.reader()?,
             recovered.streams.clone(),
         ));
-        let tls = gateway::tls(&uplink.broker)?;
-        let settings = gateway::uplink_config(config, index, tls.as_ref(), &modules);
+        let tls = gateway::uplink_tls(uplink)?;
+        let settings = gateway::uplink_config(config, index, &tls, &modules);
         uplink_tls.push(tls);
         let (task, handle) = tidegate_uplink::mqtt(settings, outbox, inbox.clone())?;
         let name = format!("uplink {}", uplink.name);
@@ -230,7 +230,7 @@ pub(crate) fn start(
     let source_tls: Vec<Option<Arc<Tls>>> = source_tls.into_values().collect();
     let watched: Vec<Arc<Tls>> = source_tls
         .iter()
-        .chain(&uplink_tls)
+        .chain(uplink_tls.iter().flatten())
         .flatten()
         .cloned()
         .collect();
@@ -279,7 +279,8 @@ pub(crate) fn start(
                     sources[*source].acknowledge(acks);
                 }
                 for &uplink in &committed.sealed {
-                    uplinks[uplink].wake();
+                    let outbox = committed.stats.outbox.get(uplink);
+                    uplinks[uplink].wake(outbox.map_or(0, |outbox| outbox.last_seq));
                 }
                 if committed.rows_tried + committed.orders > 0 {
                     tried.send_modify(|tried| {

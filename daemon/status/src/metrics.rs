@@ -14,7 +14,9 @@ use tidegate_domain::Ledger;
 
 use crate::certificates::connections;
 use crate::routes::Shared;
-use crate::view::{CertificateRole, Readiness, Snapshot, SourceState, StoreState, UplinkState};
+use crate::view::{
+    CertificateRole, Circuit, Readiness, Snapshot, SourceState, StoreState, UplinkState,
+};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -424,6 +426,18 @@ fn uplinks(out: &mut Exposition, snapshot: &Snapshot) {
             );
         }
     }
+    let mut family = out.gauge(
+        "tidegate_uplink_circuit",
+        "1 for whether the uplink lets messages through: closed is yes.",
+    );
+    for uplink in uplinks {
+        for circuit in Circuit::ALL {
+            family.sample(
+                &[("uplink", &uplink.name), ("circuit", circuit)],
+                u8::from(uplink.circuit == *circuit),
+            );
+        }
+    }
     let mut counter = |name, help, value: fn(&crate::view::UplinkStatus) -> u64| {
         let mut family = out.counter(name, help);
         for uplink in uplinks {
@@ -450,6 +464,11 @@ fn uplinks(out: &mut Exposition, snapshot: &Snapshot) {
         "Items that the other end refused; they are kept.",
         |u| u.rejected,
     );
+    counter(
+        "tidegate_uplink_failovers_total",
+        "How often another broker got its turn.",
+        |u| u.failovers,
+    );
     let mut gauge = |name, help, value: fn(&crate::view::UplinkStatus) -> u64| {
         let mut family = out.gauge(name, help);
         for uplink in uplinks {
@@ -460,6 +479,11 @@ fn uplinks(out: &mut Exposition, snapshot: &Snapshot) {
         "tidegate_uplink_items_waiting",
         "Items in the outbox.",
         |u| u.waiting,
+    );
+    gauge(
+        "tidegate_uplink_failover",
+        "1 while another broker than the first has its turn.",
+        |u| u64::from(u.failover),
     );
     gauge(
         "tidegate_uplink_messages_waiting",

@@ -296,6 +296,10 @@ impl crate::view::StoreStatus {
 }
 
 impl UplinkStatus {
+    fn circuit_word(&self) -> String {
+        words(self.circuit.as_str())
+    }
+
     fn level(&self) -> Level {
         match self.state {
             UplinkState::Connecting => Level::Idle,

@@ -314,18 +314,26 @@ pub enum StoreState {
 pub struct UplinkStatus {
     /// `[uplink.NAME]`.
     pub name: String,
-    /// Where it sends, without user name and password.
+    /// The broker that has its turn, without user name and password.
     pub url: String,
     /// Its TLS; `null` where the connection is in clear.
     pub tls: Option<TlsStatus>,
+    /// Whether that is another than the first.
+    pub failover: bool,
+    /// How often another broker got its turn, since the start.
+    pub failovers: u64,
     /// How its connection is.
     pub state: UplinkState,
+    /// Whether it lets messages through.
+    pub circuit: Circuit,
     /// Since when it is in that state, milliseconds since the epoch.
     pub since: i64,
     /// While connected: since when, milliseconds since the epoch.
     pub connected_since: Option<i64>,
     /// While backing off: when the next attempt is made, milliseconds since the epoch.
     pub backing_off_until: Option<i64>,
+    /// While backing off: attempts in a row on which nothing got through.
+    pub attempts: u64,
     /// Items that entered the outbox, as in the ledger.
     pub queued: u64,
     /// Items that the other end acknowledged.
@@ -346,6 +354,19 @@ pub struct UplinkStatus {
     pub rate: f64,
     /// What went wrong last; kept after it recovered.
     pub last_error: Option<String>,
+}
+
+/// Whether an uplink lets messages through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Circuit {
+    /// It does: the other end acknowledges.
+    Closed,
+    /// It does not; nothing is tried before `backing_off_until`.
+    Open,
+    /// An attempt is under way, and nothing was acknowledged on it yet.
+    #[default]
+    HalfOpen,
 }
 
 /// How an uplink's connection is.
@@ -620,6 +641,7 @@ words! {
     }
     UplinkState { Connecting => "connecting", Connected => "connected", BackingOff => "backing-off" }
     CertificateRole { Own => "own", Ca => "ca", Server => "server" }
+    Circuit { Closed => "closed", Open => "open", HalfOpen => "half-open" }
     ModuleState { Idle => "idle", Active => "active", Refused => "refused" }
     ModuleOrigin { Factory => "factory", Local => "local" }
     ErrorLevel { Error => "error", Warn => "warn" }

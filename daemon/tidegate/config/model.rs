@@ -10,6 +10,7 @@ use tidegate_domain::alarm;
 use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::Severity;
 use tidegate_tls::TlsConfig;
+use tidegate_uplink::payload::Encoding;
 
 use super::report::Place;
 
@@ -339,8 +340,31 @@ pub(crate) struct Uplink {
     pub(crate) in_flight: u16,
     /// How long items wait to be sealed into a message together.
     pub(crate) linger: Duration,
-    /// Bytes of a message's payload.
+    /// Bytes of a message's items.
     pub(crate) max_message: usize,
+    /// Items of a message.
+    pub(crate) max_items: u32,
+    /// Hosts and ports of the brokers that have their turn when the first fails, with the same settings.
+    pub(crate) failover: Vec<(String, u16)>,
+    /// How long until the first is looked for again.
+    pub(crate) failback: Duration,
+    /// Bytes a second that may leave.
+    pub(crate) rate_limit: Option<u64>,
+    /// Live data's part of the bytes, in thousandths.
+    pub(crate) live_share: u16,
+    /// Format and compression of messages.
+    pub(crate) encoding: Encoding,
+}
+
+impl Uplink {
+    /// Hosts and ports of its brokers, the first one first.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = (&str, u16)> {
+        let others = self
+            .failover
+            .iter()
+            .map(|(host, port)| (host.as_str(), *port));
+        std::iter::once((self.broker.host.as_str(), self.broker.port)).chain(others)
+    }
 }
 
 /// `[deploy]`: checked, and without effect until updates over the air are built.

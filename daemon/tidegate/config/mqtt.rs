@@ -21,6 +21,8 @@ const SECRET_BYTES: u64 = 64 * 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Below it a busy machine looks like a dead one.
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(5);
+/// Brokers beside the first one.
+const FAILOVERS_MAX: usize = 8;
 /// The protocol counts it in 16 bits of seconds.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(65_535);
 
@@ -110,6 +112,47 @@ pub(super) fn broker(
         password_file,
         keep_alive: keep_alive.value,
     })
+}
+
+/// The addresses of further brokers for the same messages.
+pub(super) fn failover(
+    cx: &mut Checker,
+    section: &mut Section<'_>,
+    first: Option<&Broker>,
+) -> Vec<(String, u16)> {
+    let key = "failover";
+    let path = section.path(key);
+    let texts = section.texts(cx, key).unwrap_or_default();
+    if texts.len() > FAILOVERS_MAX {
+        let message = format!("`{path}` names more than {FAILOVERS_MAX} brokers");
+        let help = "an outage is tried through all of them in turn: name the best";
+        cx.missing(section.key_place(key), message, help.to_owned());
+    }
+    let mut addresses: Vec<(String, u16)> = Vec::new();
+    for text in texts.into_iter().take(FAILOVERS_MAX) {
+        match parse_url(&text.value) {
+            Ok(address) => {
+                if first.is_some_and(|first| first.tls.is_some() != address.tls) {
+                    let message = format!("`{}` and `url` are not of one scheme", text.value);
+                    let help = "user, password and files are the same for all brokers: write mqtts:// everywhere or nowhere";
+                    cx.error(text.place, message, help.to_owned());
+                }
+                let address = (address.host, address.port);
+                let is_first = first.is_some_and(|first| {
+                    (first.host.as_str(), first.port) == (&address.0, address.1)
+                });
+                if is_first || addresses.contains(&address) {
+                    let message = format!("`{}` is named twice", text.value);
+                    let help = "a broker has one turn in each round: name another, or remove it";
+                    cx.error(text.place, message, help.to_owned());
+                } else {
+                    addresses.push(address);
+                }
+            }
+            Err((message, help)) => cx.error(text.place, message, help),
+        }
+    }
+    addresses
 }
 
 /// A duration that the protocol counts in seconds.

@@ -345,6 +345,52 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A part of a whole, in thousandths.
+    pub(super) fn share(&mut self, cx: &mut Checker, key: &'static str, default: u16) -> At<u16> {
+        let path = self.path(key);
+        let Some(node) = self.node(key) else {
+            self.default(cx, key, &(f64::from(default) / 1000.0).to_string());
+            return At {
+                value: default,
+                place: None,
+            };
+        };
+        let place = Some(node.place);
+        let part = match node.value {
+            Value::Float(part) => Some(part),
+            // 0 and 1 without a point.
+            Value::Integer(part) => i32::try_from(part).ok().map(f64::from),
+            Value::Text(_)
+            | Value::Boolean(_)
+            | Value::Time(_)
+            | Value::Array(_)
+            | Value::Table(_) => None,
+        };
+        let Some(part) = part else {
+            wrong_type(cx, &path, node, "a number from 0.0 to 1.0");
+            return At {
+                value: default,
+                place,
+            };
+        };
+        cx.list(path.clone(), &part.to_string(), place);
+        if !(0.0..=1.0).contains(&part) {
+            let message = format!("{part} is out of range for `{path}`");
+            cx.error(place, message, "write a number from 0.0 to 1.0".to_owned());
+            return At {
+                value: default,
+                place,
+            };
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and 1000"
+        )]
+        let value = (part * 1000.0).round() as u16;
+        At { value, place }
+    }
+
     /// A duration between bounds that may be absent.
     pub(super) fn duration(
         &mut self,

@@ -467,6 +467,82 @@ fn how_payloads_are_decoded() {
 }
 
 #[test]
+fn what_an_uplink_says_of_its_line() {
+    let uplink = |lines: &str| {
+        let more = format!("url = \"mqtt://cloud.example\"\n{lines}");
+        GOOD.replace("url = \"mqtt://cloud.example\"", &more)
+    };
+    let config = good(
+        &[(
+            "tidegate.toml",
+            &uplink(
+                "failover = [\"mqtt://second\", \"mqtt://[::1]:1884\"]\nfailback = \"1m\"\nrate-limit = \"64KiB\"\n\
+                 live-share = 0.25\nformat = \"cbor\"\ncompress = \"zstd\"\nmax-items = 100",
+            ),
+        )],
+        &[],
+    );
+    let cloud = &config.uplinks[0];
+    let addresses: Vec<(&str, u16)> = cloud.addresses().collect();
+    let expect = [("cloud.example", 1883), ("second", 1883), ("::1", 1884)];
+    assert_eq!(addresses, expect);
+    assert_eq!(cloud.failback, Duration::from_secs(60));
+    assert_eq!(cloud.rate_limit, Some(65_536));
+    assert_eq!((cloud.live_share, cloud.max_items), (250, 100));
+    assert_eq!(cloud.encoding.content_type(), "application/cbor+zstd");
+    for (share, thousandths) in [("0", 0), ("1", 1000), ("0.001", 1), ("1.0", 1000)] {
+        let text = uplink(&format!("live-share = {share}"));
+        let config = good(&[("tidegate.toml", &text)], &[]);
+        assert_eq!(config.uplinks[0].live_share, thousandths, "{share}");
+    }
+
+    let wrong = |lines: &str, expect: &[&str]| {
+        let more = format!("url = \"mqtt://cloud.example\"\n{lines}");
+        check(&[("url = \"mqtt://cloud.example\"", &more)], expect);
+    };
+    wrong(
+        "live-share = 1.5",
+        &["error tidegate.toml:13:14 1.5 is out of range for `uplink.cloud.live-share`"],
+    );
+    wrong(
+        "live-share = \"half\"",
+        &[
+            "error tidegate.toml:13:14 `uplink.cloud.live-share` is a string (write a number from 0.0 to 1.0)",
+        ],
+    );
+    wrong(
+        "rate-limit = \"1B\"",
+        &["error tidegate.toml:13:14 `1B` is out of range"],
+    );
+    wrong(
+        "format = \"cbr\"\ncompress = \"gzip\"",
+        &[
+            "error tidegate.toml:13:10 `cbr` is no value of `uplink.cloud.format` (did you mean `cbor`?)",
+            "error tidegate.toml:14:12 `gzip` is no value of `uplink.cloud.compress`",
+        ],
+    );
+    wrong(
+        "failover = [\"mqtt://second\", \"second\", \"mqtt://cloud.example:1883\", \"mqtt://second:1883\"]",
+        &[
+            "error tidegate.toml:13:30 `second` is no broker's address",
+            "error tidegate.toml:13:40 `mqtt://cloud.example:1883` is named twice",
+            "error tidegate.toml:13:69 `mqtt://second:1883` is named twice",
+        ],
+    );
+    wrong(
+        "failover = [\"mqtts://second\"]",
+        &["error tidegate.toml:13:13 `mqtts://second` and `url` are not of one scheme"],
+    );
+    wrong(
+        "failover = [\"mqtt://127.0.0.1:1883\"]\nclient-id = \"gw-1-source-plant\"\ntopic = \"plant/{gateway}/{kind}\"",
+        &[
+            "error tidegate.toml:6:24 source `plant` reads what uplink `cloud` sends to the same broker",
+            "error tidegate.toml:14:1 source `plant` and uplink `cloud` have the same client id",
+        ],
+    );
+}
+
+#[test]
 fn what_contradicts_itself() {
     check(
         &[(
@@ -1058,6 +1134,12 @@ fn the_shipped_configuration_has_no_problem() {
     assert_eq!(config.uplinks[0].in_flight, bare.uplinks[0].in_flight);
     assert_eq!(config.uplinks[0].linger, bare.uplinks[0].linger);
     assert_eq!(config.uplinks[0].max_message, bare.uplinks[0].max_message);
+    assert_eq!(config.uplinks[0].max_items, bare.uplinks[0].max_items);
+    assert_eq!(config.uplinks[0].failover, bare.uplinks[0].failover);
+    assert_eq!(config.uplinks[0].failback, bare.uplinks[0].failback);
+    assert_eq!(config.uplinks[0].rate_limit, bare.uplinks[0].rate_limit);
+    assert_eq!(config.uplinks[0].live_share, bare.uplinks[0].live_share);
+    assert_eq!(config.uplinks[0].encoding, bare.uplinks[0].encoding);
     assert_eq!(config.sources[0].stale_after, bare.sources[0].stale_after);
     assert_eq!(config.sources[0].stale_alarm, bare.sources[0].stale_alarm);
 }
@@ -1154,7 +1236,13 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
     );
     has(
         &["uplink", "cloud"],
-        &[&broker[..], &["topic", "linger", "max-message"]].concat(),
+        &[
+            &broker[..],
+            &["topic", "linger", "max-message", "max-items"],
+            &["failover", "failback", "rate-limit", "live-share"],
+            &["format", "compress"],
+        ]
+        .concat(),
     );
     has(&["deploy"], &["repository", "root", "channel", "poll"]);
     has(&["modules"], &["dir", "trusted-keys", "allow-unsigned"]);

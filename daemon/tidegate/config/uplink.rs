@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use tidegate_domain::limits::{OUTBOX_ITEM_BYTES, PACKET_BYTES};
+use tidegate_store::UplinkConfig;
+use tidegate_uplink::payload::{Compress, Encoding, Format};
 
 use super::model::{MqttVersion, Uplink, join};
 use super::mqtt::{self, Identity};
@@ -21,6 +23,17 @@ const IN_FLIGHT_5: i64 = 64;
 const IN_FLIGHT_MAX: i64 = 16_384;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX: Duration = Duration::from_hours(1);
+/// More would make one message of many commits.
+const MAX_ITEMS_MAX: i64 = 65_536;
+const FAILBACK: Duration = Duration::from_mins(10);
+/// Below it an attempt in vain would be all that an uplink does.
+const FAILBACK_MIN: Duration = Duration::from_secs(5);
+const FAILBACK_MAX: Duration = Duration::from_hours(24);
+/// Below it a keep-alive's answer takes longer than the keep-alive.
+const RATE_MIN: u64 = 256;
+const RATE_MAX: u64 = 1 << 30;
+/// In thousandths.
+const LIVE_SHARE: u16 = 500;
 
 /// Reads an uplink. `None` where an error was reported that leaves nothing to return.
 pub(super) fn uplink(
@@ -55,6 +68,20 @@ pub(super) fn uplink(
     let item = u64::try_from(OUTBOX_ITEM_BYTES).unwrap_or(u64::MAX);
     let packet = u64::try_from(PACKET_BYTES).unwrap_or(u64::MAX);
     let max_message = section.size_or(cx, "max-message", 1024..=packet, 2 * item);
+    let max_items = section.integer(
+        cx,
+        "max-items",
+        1..=MAX_ITEMS_MAX,
+        i64::from(UplinkConfig::MESSAGE_ITEMS),
+    );
+    let failover = mqtt::failover(cx, &mut section, broker.as_ref());
+    let failback = section.duration_or(cx, "failback", FAILBACK_MIN..=FAILBACK_MAX, FAILBACK);
+    let rate_limit = section.size(cx, "rate-limit", RATE_MIN..=RATE_MAX);
+    let live_share = section.share(cx, "live-share", LIVE_SHARE);
+    let formats = [("json", Format::Json), ("cbor", Format::Cbor)];
+    let format = section.choice(cx, "format", &formats, "json");
+    let compressions = [("none", Compress::None), ("zstd", Compress::Zstd)];
+    let compress = section.choice(cx, "compress", &compressions, "none");
     let id_place = section.key_place("client-id").or(Some(entry.place));
     let file_place = section.key_place("password-file");
     section.finish(cx);
@@ -64,21 +91,33 @@ pub(super) fn uplink(
         let help = "add password-file = \"secrets/NAME\", or remove `username`";
         cx.missing(id_place, message, help.to_owned());
     }
-    identities.push(Identity {
-        host: broker.host.clone(),
-        port: broker.port,
-        client_id: broker.client_id.clone(),
-        owner: format!("uplink `{}`", entry.key),
-        place: id_place,
-    });
-    Some(Uplink {
+    let uplink = Uplink {
         name: entry.key.clone(),
         broker,
         topic: topic.value,
         in_flight: u16::try_from(in_flight.value).unwrap_or(u16::MAX),
         linger: linger.value,
         max_message: usize::try_from(max_message.value).unwrap_or(PACKET_BYTES),
-    })
+        max_items: u32::try_from(max_items.value).unwrap_or(UplinkConfig::MESSAGE_ITEMS),
+        failover,
+        failback: failback.value,
+        rate_limit: rate_limit.map(|rate| rate.value),
+        live_share: live_share.value,
+        encoding: Encoding {
+            format: format?,
+            compress: compress?,
+        },
+    };
+    for (host, port) in uplink.addresses() {
+        identities.push(Identity {
+            host: host.to_owned(),
+            port,
+            client_id: uplink.broker.client_id.clone(),
+            owner: format!("uplink `{}`", entry.key),
+            place: id_place,
+        });
+    }
+    Some(uplink)
 }
 
 fn check_topic(cx: &mut Checker, topic: &At<String>) {

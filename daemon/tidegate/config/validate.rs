@@ -276,7 +276,9 @@ fn check_loops(cx: &mut Checker, config: &Config) {
                 .replace("{gateway}", &config.gateway.id)
                 .replace("{kind}", "summary");
             let read = mqtt.subscribe.iter().position(|subscription| {
-                same_broker(&mqtt.broker, &uplink.broker)
+                uplink
+                    .addresses()
+                    .any(|address| same_broker(&mqtt.broker, address))
                     && filter_matches(&subscription.topic, &topic)
             });
             let Some(index) = read else { continue };
@@ -295,14 +297,14 @@ fn check_loops(cx: &mut Checker, config: &Config) {
     }
 }
 
-fn same_broker(one: &Broker, other: &Broker) -> bool {
+fn same_broker(one: &Broker, (host, port): (&str, u16)) -> bool {
     fn name(host: &str) -> &str {
         match host {
             "localhost" | "::1" => "127.0.0.1",
             other => other,
         }
     }
-    one.port == other.port && name(&one.host).eq_ignore_ascii_case(name(&other.host))
+    one.port == port && name(&one.host).eq_ignore_ascii_case(name(host))
 }
 
 fn gateway(cx: &mut Checker, root: &mut Section<'_>, host: &Host) -> Gateway {

@@ -8,6 +8,7 @@ use tidegate_domain::delivery::Window;
 use tidegate_domain::item::ItemKind;
 use tidegate_tls::Tls;
 
+use crate::payload::Encoding;
 use crate::status::Status;
 
 /// One uplink over MQTT.
@@ -19,12 +20,10 @@ pub struct MqttUplinkConfig {
     pub name: String,
     /// The gateway's id.
     pub gateway: String,
-    /// The broker's host name or address.
-    pub host: String,
-    /// The broker's port.
-    pub port: u16,
-    /// What the MQTT connection runs over.
-    pub transport: Transport,
+    /// The broker, and those that have their turn when it fails, in this order; at least one.
+    pub brokers: Vec<Broker>,
+    /// Away from the first broker: how long until it is looked for again.
+    pub failback: Duration,
     /// The protocol's version.
     pub version: Version,
     /// The MQTT client id. It must differ from every other client's on that broker, ingest on the same broker
@@ -41,13 +40,30 @@ pub struct MqttUplinkConfig {
     /// How much may wait for the broker's acknowledgement at once: the bound of the uplink's memory. What a line cannot
     /// carry within two keep-alives is given up and sent again, so that a slow line wants fewer bytes.
     pub in_flight: Window,
-    /// The largest MQTT packet in bytes. A message that needs a larger one is set aside; a broker that announces less
+    /// Bytes a second that may leave, with the headers of MQTT; `None` for no cap. Alarms count and do not wait.
+    pub rate_limit: Option<u64>,
+    /// Live data's part of the bytes in thousandths, where a backlog waits as well.
+    pub live_share: u16,
+    /// How messages are written. The status is JSON in clear, for people.
+    pub encoding: Encoding,
+    /// The largest MQTT packet in bytes, and the largest message in clear. A message that needs a larger one is set aside; a broker that announces less
     /// (MQTT 5) counts instead.
     pub max_packet: usize,
     /// How long to wait between attempts to connect.
     pub reconnect: Reconnect,
     /// What the retained status says until [`crate::UplinkHandle::set_status`].
     pub status: Status,
+}
+
+/// Where a broker is.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    /// Its host name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// What the MQTT connection runs over.
+    pub transport: Transport,
 }
 
 /// What an MQTT connection runs over.
@@ -135,6 +151,9 @@ pub enum ConfigError {
         /// What was given.
         found: usize,
     },
+    /// There is no broker.
+    #[error("an uplink without a broker leads nowhere")]
+    Broker,
     /// There is no client id.
     #[error("the MQTT client id is empty; a broker would invent one with every connection")]
     ClientId,
@@ -153,6 +172,12 @@ pub(crate) struct Topics {
 impl Topics {
     pub(crate) fn of(&self, kind: ItemKind) -> &str {
         &self.kinds[kind as usize]
+    }
+
+    /// Bytes of the longest.
+    pub(crate) fn longest(&self) -> usize {
+        let kinds = self.kinds.iter().chain([&self.status]);
+        kinds.map(String::len).max().unwrap_or_default()
     }
 }
 
@@ -173,6 +198,9 @@ impl MqttUplinkConfig {
             return Err(ConfigError::InFlight {
                 found: self.in_flight.messages,
             });
+        }
+        if self.brokers.is_empty() {
+            return Err(ConfigError::Broker);
         }
         if self.client_id.is_empty() {
             return Err(ConfigError::ClientId);
@@ -223,21 +251,32 @@ pub(crate) mod tests {
     use super::*;
     use crate::status::StatusState;
 
+    /// A broker at `port` of the loopback address.
+    pub(crate) fn broker(port: u16) -> Broker {
+        Broker {
+            host: "127.0.0.1".to_owned(),
+            port,
+            transport: Transport::Plain,
+        }
+    }
+
     /// A configuration for tests, at `port` of the loopback address.
     pub(crate) fn config(port: u16, version: Version) -> MqttUplinkConfig {
         MqttUplinkConfig {
             index: 0,
             name: "cloud".to_owned(),
             gateway: "gw-0042".to_owned(),
-            host: "127.0.0.1".to_owned(),
-            port,
-            transport: Transport::Plain,
+            brokers: vec![broker(port)],
+            failback: Duration::from_secs(600),
             version,
             client_id: "gw-0042-up".to_owned(),
             credentials: None,
             topic: "tidegate/{gateway}/{kind}".to_owned(),
             keep_alive: Duration::from_secs(30),
             in_flight: default_window(version),
+            rate_limit: None,
+            live_share: 500,
+            encoding: Encoding::default(),
             max_packet: 1024 * 1024,
             reconnect: Reconnect {
                 min: Duration::from_millis(2),
@@ -280,6 +319,7 @@ pub(crate) mod tests {
         );
         check(|c| c.in_flight.messages = 0, Err("choose 1 to"));
         check(|c| c.client_id.clear(), Err("client id is empty"));
+        check(|c| c.brokers.clear(), Err("leads nowhere"));
         check(
             |c| c.topic = "tidegate/{gateway}".to_owned(),
             Err("without {kind}"),

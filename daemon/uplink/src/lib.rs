@@ -8,16 +8,17 @@
 mod config;
 mod link;
 mod outbox;
-mod payload;
+pub mod payload;
 mod status;
 #[cfg(test)]
 mod tests;
 mod uplink;
 
 pub use config::{
-    ConfigError, Credentials, MqttUplinkConfig, Reconnect, Transport, Version, default_window,
+    Broker, ConfigError, Credentials, MqttUplinkConfig, Reconnect, Transport, Version,
+    default_window,
 };
 pub use outbox::{Outbox, OutboxError};
-pub use status::{LinkState, Status, StatusState, UplinkStatus};
+pub use status::{Circuit, LinkState, Status, StatusState, UplinkStatus};
 pub use tidegate_domain::delivery::Window;
 pub use uplink::{MqttUplink, UplinkError, UplinkHandle, mqtt};

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::v5;
-use rumqttc::v5::mqttbytes::v5::{DisconnectReasonCode, PubAck, PubAckReason};
+use rumqttc::v5::mqttbytes::v5::{DisconnectReasonCode, PubAck, PubAckReason, PublishProperties};
 use rumqttc::{NetworkOptions, Outgoing, Packet, QoS, TlsConfiguration, TlsError};
 use tidegate_domain::delivery::EndedBy;
 use tidegate_tls::{Prepared, Tls};
 
-use crate::config::{MqttUplinkConfig, Transport, Version};
+use crate::config::{Broker, MqttUplinkConfig, Transport, Version};
 
 /// What happens on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,9 +60,11 @@ pub(crate) struct Will<'a> {
     pub(crate) payload: Vec<u8>,
 }
 
-/// Begins a connection; [`Driver::next`] makes it. `prepared` is what its TLS is made of, where it has any.
+/// Begins a connection to one of the brokers; [`Driver::next`] makes it. `prepared` is what its TLS is made of, where it
+/// has any.
 pub(crate) fn open(
     config: &MqttUplinkConfig,
+    broker: &Broker,
     login: Option<Login>,
     will: Will<'_>,
     prepared: Option<&Prepared>,
@@ -74,18 +76,18 @@ pub(crate) fn open(
     // The library waits this long for a flush, too: a slow line fills its buffer with what is one window.
     let patience = config.keep_alive.as_secs().clamp(10, 60);
     let (host, transport) = match prepared {
-        None => (bracketed(&config.host), rumqttc::Transport::Tcp),
+        None => (bracketed(&broker.host), rumqttc::Transport::Tcp),
         // The library takes the host for the name in the certificate, too, where an IPv6 address has no brackets; it
         // is looked up all the same. Which name is expected is decided by the client configuration alone.
         Some(prepared) => {
             let tls = TlsConfiguration::Rustls(Arc::clone(&prepared.client));
             (
-                config.host.clone(),
+                broker.host.clone(),
                 rumqttc::Transport::tls_with_config(tls),
             )
         }
     };
-    let tls = match &config.transport {
+    let tls = match &broker.transport {
         Transport::Plain => None,
         Transport::Tls(tls) => Some(Arc::clone(tls)),
     };
@@ -94,7 +96,7 @@ pub(crate) fn open(
     network.set_connection_timeout(patience);
     match config.version {
         Version::V311 => {
-            let mut options = rumqttc::MqttOptions::new(&config.client_id, host, config.port);
+            let mut options = rumqttc::MqttOptions::new(&config.client_id, host, broker.port);
             options
                 .set_transport(transport)
                 .set_keep_alive(config.keep_alive)
@@ -116,7 +118,7 @@ pub(crate) fn open(
             (Sender::V311(client), driver)
         }
         Version::V5 => {
-            let mut options = v5::MqttOptions::new(&config.client_id, host, config.port);
+            let mut options = v5::MqttOptions::new(&config.client_id, host, broker.port);
             options
                 .set_transport(transport)
                 .set_keep_alive(config.keep_alive)
@@ -151,16 +153,16 @@ fn bracketed(host: &str) -> String {
     }
 }
 
-/// The bytes of an MQTT packet that publishes `payload` bytes on `topic`, at most: fixed header, lengths, packet id,
-/// properties.
-pub(crate) fn packet_size(topic: &str, payload: usize) -> usize {
-    payload.saturating_add(topic.len() + 16)
+/// The bytes of an MQTT packet beyond its payload, at most: fixed header, lengths, packet id, the topic, the content
+/// type.
+pub(crate) fn overhead(topic: usize, content_type: &str) -> usize {
+    topic + content_type.len() + 20
 }
 
 /// We subscribe to nothing, so that acknowledgements are the largest that comes in; with MQTT 5 they carry texts.
 const INCOMING_PACKET: usize = 64 * 1024;
 
-/// The library ends the connection over a packet that is larger. Messages are measured before, see [`packet_size`]; the
+/// The library ends the connection over a packet that is larger. Messages are measured before, see [`overhead`]; the
 /// status is small, and must be able to go out however small the messages have to be.
 pub(crate) fn outgoing_packet(config: &MqttUplinkConfig) -> usize {
     config.max_packet.max(INCOMING_PACKET)
@@ -177,10 +179,12 @@ pub(crate) enum Sender {
 pub(crate) struct NotTaken;
 
 impl Sender {
-    /// Publishes at QoS 1. The packet id is told by a later [`LinkEvent::Numbered`], in the order of submissions.
+    /// Publishes at QoS 1; MQTT 5 carries the content type. The packet id is told by a later [`LinkEvent::Numbered`], in
+    /// the order of submissions.
     pub(crate) fn publish(
         &self,
         topic: &str,
+        content_type: &str,
         payload: Vec<u8>,
         retain: bool,
     ) -> Result<(), NotTaken> {
@@ -188,9 +192,16 @@ impl Sender {
             Self::V311(client) => client
                 .try_publish(topic, QoS::AtLeastOnce, retain, payload)
                 .map_err(|_| NotTaken),
-            Self::V5(client) => client
-                .try_publish(topic, v5::mqttbytes::QoS::AtLeastOnce, retain, payload)
-                .map_err(|_| NotTaken),
+            Self::V5(client) => {
+                let properties = PublishProperties {
+                    content_type: Some(content_type.to_owned()),
+                    ..PublishProperties::default()
+                };
+                let qos = v5::mqttbytes::QoS::AtLeastOnce;
+                client
+                    .try_publish_with_properties(topic, qos, retain, payload, properties)
+                    .map_err(|_| NotTaken)
+            }
         }
     }
 

@@ -1,22 +1,18 @@
 //! What an uplink needs of the store.
 
-use tidegate_domain::delivery::SealedMessage;
+use tidegate_domain::delivery::{Request, SealedMessage};
 
 /// Read access to the outbox. The methods block; they are called on threads where that is allowed.
 pub trait Outbox: Send + Sync {
-    /// The next sealed messages that wait for `uplink`, in the order in which they are to leave (priority first, then
-    /// `seq`), without those in `exclude`: at most `max_messages`, and of about `max_bytes` together. Where any
-    /// message waits, there is at least one, even when it alone is larger than `max_bytes`.
+    /// The next sealed messages that wait for `uplink`, in the order in which they are to leave: alarms first, then
+    /// higher priorities, within which live data and backlog share as the request says; what is given is charged to its
+    /// share. At most as many as there is room for, and of about as many bytes. Where any message waits, there is at
+    /// least one, even when it alone is larger.
     ///
     /// # Errors
     /// When the outbox cannot be read now. It is tried again later.
-    fn next(
-        &self,
-        uplink: usize,
-        exclude: &[u64],
-        max_messages: usize,
-        max_bytes: usize,
-    ) -> Result<Vec<SealedMessage>, OutboxError>;
+    fn next(&self, uplink: usize, request: &mut Request)
+    -> Result<Vec<SealedMessage>, OutboxError>;
 
     /// The number of the message that was sealed last for `uplink`, 0 before the first.
     ///

@@ -1,6 +1,6 @@
 //! What an uplink says about the gateway, and what it says about itself.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tidegate_domain::delivery::Totals;
 
@@ -44,6 +44,14 @@ pub struct UplinkStatus {
     pub name: String,
     /// What its connection is doing.
     pub state: LinkState,
+    /// Whether something was acknowledged on the present connection.
+    pub proved: bool,
+    /// When the next attempt to connect begins, while it backs off.
+    pub next_attempt: Option<Instant>,
+    /// Which of its brokers has its turn.
+    pub broker: usize,
+    /// How often another broker got its turn.
+    pub failovers: u64,
     /// Since when the connection stands.
     pub connected_since: Option<SystemTime>,
     /// What went wrong last: with the connection, or with reading the outbox. It stays when things are well again.
@@ -52,7 +60,7 @@ pub struct UplinkStatus {
     pub in_flight: usize,
     /// Messages handed to a connection, every attempt counted.
     pub sent: u64,
-    /// Bytes of their items, without envelope and headers.
+    /// Bytes of their payloads.
     pub sent_bytes: u64,
     /// Messages that the broker acknowledged with a success code.
     pub delivered: u64,
@@ -80,11 +88,36 @@ pub enum LinkState {
     Stopped,
 }
 
+/// Whether an uplink lets messages through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Circuit {
+    /// It does: the broker acknowledges.
+    Closed,
+    /// It does not, and nothing is tried before the next attempt.
+    Open,
+    /// An attempt is under way: whether it works is not known before the broker acknowledges something.
+    HalfOpen,
+}
+
 impl UplinkStatus {
+    /// Whether it lets messages through.
+    #[must_use]
+    pub fn circuit(&self) -> Circuit {
+        match self.state {
+            LinkState::Connected if self.proved => Circuit::Closed,
+            LinkState::Connecting | LinkState::Connected => Circuit::HalfOpen,
+            LinkState::BackingOff { .. } | LinkState::Stopped => Circuit::Open,
+        }
+    }
+
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             state: LinkState::Stopped,
+            proved: false,
+            next_attempt: None,
+            broker: 0,
+            failovers: 0,
             connected_since: None,
             last_error: None,
             in_flight: 0,

@@ -4,21 +4,24 @@ use std::collections::VecDeque;
 use std::future;
 use std::io::Read;
 use std::path::Path;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tidegate_domain::backoff::Backoff;
-use tidegate_domain::delivery::{Action, Delivery, EndedBy, SealedMessage, Settled};
+use tidegate_domain::delivery::{
+    Action, Brokers, Delivery, EndedBy, Horizon, Request, SealedMessage, Settled, Share,
+};
 use tidegate_tls::Prepared;
+use tokio::net::TcpStream;
 use tokio::select;
 use tokio::sync::mpsc::Permit;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::config::{ConfigError, Credentials, MqttUplinkConfig, Topics, Transport};
+use crate::config::{Broker, ConfigError, Credentials, MqttUplinkConfig, Topics, Transport};
 use crate::link::{self, Driver, LinkEvent, Login, NotTaken, Sender, Will};
 use crate::outbox::{Outbox, OutboxError};
 use crate::payload::{self, Envelope};
@@ -35,6 +38,12 @@ const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
 /// The longest time between two looks at the outbox without having been woken.
 const SAFETY_LOOK: Duration = Duration::from_secs(30);
 
+/// How long a look for the first broker may take.
+const LOOK_BACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// The content type of the status.
+const JSON: &str = "application/json";
+
 /// The largest password file in bytes; a larger one is the wrong file.
 const PASSWORD_FILE: u64 = 64 * 1024;
 
@@ -49,8 +58,11 @@ pub fn mqtt<T: From<Settled>>(
     settled: mpsc::Sender<T>,
 ) -> Result<(MqttUplink<T>, UplinkHandle), ConfigError> {
     let topics = config.check()?;
+    let overhead = link::overhead(topics.longest(), config.encoding.content_type());
     let handle = UplinkHandle {
         wake: Arc::new(Notify::new()),
+        origin: Instant::now(),
+        horizon: Arc::default(),
         stop: watch::Sender::new(false),
         says: watch::Sender::new(config.status.clone()),
         status: watch::Sender::new(UplinkStatus::new(&config.name)),
@@ -60,10 +72,14 @@ pub fn mqtt<T: From<Settled>>(
         outbox,
         settled,
         unsaid: VecDeque::new(),
-        delivery: Delivery::new(config.in_flight, config.keep_alive),
+        delivery: Delivery::new(config.in_flight, config.keep_alive)
+            .limited(config.rate_limit, overhead),
+        share: Share::new(config.live_share),
+        horizon: Arc::clone(&handle.horizon),
+        brokers: Brokers::new(config.brokers.len(), config.failback),
         backoff: Backoff::new(config.reconnect.min, config.reconnect.max),
         connections: 0,
-        origin: Instant::now(),
+        origin: handle.origin,
         wake: Arc::clone(&handle.wake),
         stop: handle.stop.subscribe(),
         says: handle.says.subscribe(),
@@ -77,14 +93,17 @@ pub fn mqtt<T: From<Settled>>(
 #[derive(Clone, Debug)]
 pub struct UplinkHandle {
     wake: Arc<Notify>,
+    origin: Instant,
+    horizon: Arc<Mutex<Horizon>>,
     stop: watch::Sender<bool>,
     says: watch::Sender<Status>,
     status: watch::Sender<UplinkStatus>,
 }
 
 impl UplinkHandle {
-    /// Messages were sealed. Calls that come before the uplink looks count as one.
-    pub fn wake(&self) {
+    /// Messages were sealed, up to this number. Calls that come before the uplink looks count as one.
+    pub fn wake(&self, sealed: u64) {
+        lock(&self.horizon).sealed(self.origin.elapsed(), sealed);
         self.wake.notify_one();
     }
 
@@ -144,6 +163,10 @@ pub struct MqttUplink<T> {
     /// Settled, and the inbox was full. While there is any, nothing is fetched, so that it holds one window at most.
     unsaid: VecDeque<Settled>,
     delivery: Delivery,
+    /// How live data and backlog stand.
+    share: Share,
+    horizon: Arc<Mutex<Horizon>>,
+    brokers: Brokers,
     backoff: Backoff,
     connections: u64,
     /// What the machine's times count from.
@@ -160,6 +183,8 @@ enum Outcome {
     Again,
     /// Left in an orderly way, to come back with the renewed TLS files.
     Renewed,
+    /// Another broker has its turn, at once.
+    Elsewhere,
 }
 
 /// Everything that can wake the task while it has a connection, or tries to.
@@ -167,6 +192,10 @@ enum Happened<'a, T> {
     Link(LinkEvent),
     Looked(Result<Look, JoinError>),
     Sealed,
+    /// The cap on bytes lets the next message leave.
+    Paced,
+    /// Whether the first broker can be reached again.
+    LookedBack(bool),
     StatusChanged,
     Tick,
     InboxFree(Permit<'a, T>),
@@ -181,11 +210,13 @@ type Look = Result<Fetched, OutboxError>;
 struct Fetched {
     /// With the first look after a connection was made.
     opening: Option<Opening>,
-    messages: Vec<SealedMessage>,
+    share: Share,
+    /// As they go out, or why they cannot.
+    messages: Vec<Result<SealedMessage, (u64, String)>>,
 }
 
 struct Opening {
-    stream: String,
+    envelope: Arc<Envelope>,
     last_sealed: u64,
 }
 
@@ -198,8 +229,8 @@ struct Session {
     max_packet: usize,
     max_status: usize,
     delivered_before: u64,
-    /// What messages are wrapped in, and the last one that was sealed before the connection was made.
-    envelope: Option<(Envelope, u64)>,
+    /// What messages are wrapped in.
+    envelope: Option<Arc<Envelope>>,
     /// When the outbox was read last.
     looked: Option<Instant>,
     /// There may be messages that were not fetched; somebody said so just now.
@@ -211,9 +242,15 @@ struct Session {
     made_of: Option<u64>,
     /// The farewell is said for renewed TLS files, and not for ever: the status stays as it is.
     renewing: bool,
+    /// The farewell is said to come back at the first broker.
+    returning: bool,
+    /// A look for the first broker that is under way.
+    look_back: Option<LookBack>,
     /// The machine wants it to end.
     dropped: Option<String>,
 }
+
+type LookBack = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// How far a stop has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -248,14 +285,17 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         loop {
             match self.connection().await? {
                 Outcome::Stopped => return Ok(()),
-                Outcome::Renewed => continue,
+                Outcome::Renewed | Outcome::Elsewhere => continue,
                 Outcome::Again => {}
             }
             // Without randomness all gateways come back at the same time: not good, but no reason to stay away.
             let random = getrandom::u64().unwrap_or(u64::MAX);
             let wait = self.backoff.next(random);
             let attempt = self.backoff.attempts();
-            self.report(|status| status.state = LinkState::BackingOff { attempt });
+            self.report(|status| {
+                status.state = LinkState::BackingOff { attempt };
+                status.next_attempt = Some(Instant::now() + wait);
+            });
             if let Outcome::Stopped = self.rest(wait).await? {
                 return Ok(());
             }
@@ -293,11 +333,42 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
 
     /// One connection, from the first packet to the last.
     async fn connection(&mut self) -> Result<Outcome, UplinkError> {
-        self.report(|status| status.state = LinkState::Connecting);
+        let turn = self.brokers.turn();
+        self.report(|status| {
+            status.state = LinkState::Connecting;
+            status.next_attempt = None;
+            status.broker = turn;
+        });
+        let outcome = self.attempt().await?;
+        if !self.status.borrow().proved && matches!(outcome, Outcome::Again) {
+            let now = self.now();
+            if self.brokers.failed(now) {
+                return Ok(self.elsewhere());
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Another broker has its turn.
+    fn elsewhere(&self) -> Outcome {
+        let uplink = &self.config.name;
+        let Broker { host, port, .. } = self.broker();
+        warn!(uplink, host, port, "another broker has its turn");
+        self.report(|status| status.failovers += 1);
+        Outcome::Elsewhere
+    }
+
+    fn broker(&self) -> &Broker {
+        // The turn is one of them, and the configuration has at least one.
+        &self.config.brokers[self.brokers.turn()]
+    }
+
+    async fn attempt(&mut self) -> Result<Outcome, UplinkError> {
+        self.report(|status| status.proved = false);
         let login = match self.login().await? {
             Ok(login) => login,
             Err(reason) => {
-                return Ok(self.failed(&reason));
+                return Ok(self.unreachable(&reason));
             }
         };
         let prepared = self.prepare().await?;
@@ -305,7 +376,8 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             topic: &self.topics.status,
             payload: payload::offline(&self.config.gateway),
         };
-        let (sender, driver) = link::open(&self.config, login, will, prepared.as_ref());
+        let broker = self.broker();
+        let (sender, driver) = link::open(&self.config, broker, login, will, prepared.as_ref());
         let mut session = Session::new(sender, &self.config, &self.delivery);
         session.made_of = prepared.map(|prepared| prepared.generation);
         let outcome = self.serve(&mut session, driver).await;
@@ -344,6 +416,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         // Another handle on the inbox, so that a free place in it does not borrow all of the uplink.
         let inbox = self.settled.clone();
         loop {
+            let held = self.delivery.wait(self.now());
             let happened = select! {
                 (driver, event) = &mut turn => {
                     turn.set(driver.next());
@@ -354,13 +427,18 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                     Happened::Looked(fetched)
                 }
                 () = self.wake.notified() => Happened::Sealed,
+                () = sleep(held.unwrap_or_default()), if held.is_some() => Happened::Paced,
+                reached = looked_back(&mut session.look_back) => {
+                    session.look_back = None;
+                    Happened::LookedBack(reached)
+                }
                 Ok(()) = self.says.changed() => Happened::StatusChanged,
                 _ = ticks.tick() => Happened::Tick,
                 permit = inbox.reserve(), if !self.unsaid.is_empty() => match permit {
                     Ok(permit) => Happened::InboxFree(permit),
                     Err(_) => Happened::InboxClosed,
                 },
-                () = wanted(&mut self.stop), if session.farewell == Farewell::None || session.renewing => {
+                () = wanted(&mut self.stop), if session.farewell == Farewell::None || session.comes_back() => {
                     Happened::StopWanted
                 }
                 () = &mut overdue, if session.farewell != Farewell::None => Happened::StopOverdue,
@@ -369,11 +447,11 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             if *self.stop.borrow() {
                 self.delivery.finish();
             }
-            let leaving = (session.farewell != Farewell::None, session.renewing);
+            let leaving = (session.farewell != Farewell::None, session.comes_back());
             if let Some(outcome) = self.apply(session, happened)? {
                 return Ok(outcome);
             }
-            if leaving != (session.farewell != Farewell::None, session.renewing) {
+            if leaving != (session.farewell != Farewell::None, session.comes_back()) {
                 overdue.set(sleep(STOP_WITHIN));
             }
             if fetch.is_none() {
@@ -397,7 +475,11 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             Happened::Link(LinkEvent::Numbered(pkid)) => self.delivery.numbered(pkid),
             Happened::Link(LinkEvent::Acknowledged { pkid, refusal }) => {
                 self.delivery.acknowledged(now, pkid, refusal);
+                self.brokers.proved(now);
+                self.report(|status| status.proved = true);
             }
+            Happened::Paced => {}
+            Happened::LookedBack(reached) => self.looked_back(session, reached),
             Happened::Link(LinkEvent::Left) => session.farewell = Farewell::Left,
             Happened::Link(LinkEvent::Ended { by, reason }) => {
                 self.delivery.disconnected(now, by, &reason);
@@ -419,6 +501,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                     session.farewell = Farewell::Wanted;
                     self.delivery.finish();
                 }
+                self.look_back(session);
             }
             Happened::InboxFree(permit) => say(permit, &mut self.unsaid),
             Happened::InboxClosed if session.farewell != Farewell::None => {
@@ -429,14 +512,15 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 if session.since.is_none() {
                     return Ok(Some(Outcome::Stopped));
                 }
-                // A farewell for renewed files that is not on its way yet becomes one for ever.
+                // A farewell to come back that is not on its way yet becomes one for ever.
                 session.renewing = false;
+                session.returning = false;
                 if session.farewell == Farewell::None {
                     session.farewell = Farewell::Wanted;
                 }
                 self.delivery.finish();
             }
-            Happened::StopOverdue if session.renewing => {
+            Happened::StopOverdue if session.comes_back() => {
                 return Ok(Some(self.left(session)));
             }
             Happened::StopOverdue => {
@@ -461,7 +545,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
 
     /// Whether the TLS files were renewed since the connection was made.
     fn outdated(&self, session: &Session) -> bool {
-        match (&self.config.transport, session.made_of) {
+        match (&self.broker().transport, session.made_of) {
             (Transport::Tls(tls), Some(generation)) if session.since.is_some() => {
                 !tls.is_current(generation)
             }
@@ -470,7 +554,11 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
     }
 
     /// What follows when the connection was left as intended.
-    fn left(&self, session: &Session) -> Outcome {
+    fn left(&mut self, session: &Session) -> Outcome {
+        if session.returning {
+            self.brokers.returns();
+            return self.elsewhere();
+        }
         if !session.renewing {
             return Outcome::Stopped;
         }
@@ -505,12 +593,8 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             status.connected_since = Some(SystemTime::now());
             status.reconnects = reconnects;
         });
-        let MqttUplinkConfig {
-            name: uplink,
-            host,
-            port,
-            ..
-        } = &self.config;
+        let uplink = &self.config.name;
+        let Broker { host, port, .. } = self.broker();
         info!(uplink, host, port, reconnects, "connected");
     }
 
@@ -519,26 +603,54 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         if !session.more || !self.unsaid.is_empty() {
             return None;
         }
-        let room = self.delivery.room(session.urgent)?;
-        session.more = false;
+        let (room, alarms_only) = match self.delivery.room(session.urgent) {
+            Some(room) => (room, false),
+            None if session.urgent => (self.delivery.room_for_alarms()?, true),
+            None => return None,
+        };
+        // Beside alarms there may be others, for which there was no room.
+        session.more = alarms_only;
         session.urgent = false;
         session.looked = Some(Instant::now());
-        let opening = session.envelope.is_none();
-        let exclude = self.delivery.exclude();
+        let mark = lock(&self.horizon).mark(self.now());
+        let mut request = Request {
+            exclude: self.delivery.exclude(),
+            room,
+            alarms_only,
+            mark: mark.unwrap_or_default(),
+            share: self.share,
+        };
+        let envelope = session.envelope.clone();
         let outbox = Arc::clone(&self.outbox);
         let uplink = self.config.index;
+        let (gateway, encoding) = (self.config.gateway.clone(), self.config.encoding);
+        let most = self.config.max_packet;
         Some(task::spawn_blocking(move || {
-            // Before the messages: what is sealed between the two reads was sealed on this connection.
-            let opening = if opening {
-                Some(Opening {
-                    stream: outbox.stream(uplink),
-                    last_sealed: outbox.last_sealed(uplink)?,
-                })
-            } else {
-                None
+            let (opening, envelope) = match envelope {
+                Some(envelope) => (None, envelope),
+                // Before the messages: what is sealed between the two reads was sealed on this connection.
+                None => {
+                    let last_sealed = outbox.last_sealed(uplink)?;
+                    let stream = outbox.stream(uplink);
+                    let envelope = Envelope::new(&gateway, &stream, last_sealed, encoding, most);
+                    let envelope = Arc::new(envelope);
+                    // What was sealed before the start is backlog.
+                    request.mark = mark.unwrap_or(last_sealed);
+                    let opening = Opening {
+                        envelope: Arc::clone(&envelope),
+                        last_sealed,
+                    };
+                    (Some(opening), envelope)
+                }
             };
-            let messages = outbox.next(uplink, &exclude, room.messages, room.bytes)?;
-            Ok(Fetched { opening, messages })
+            let messages = outbox.next(uplink, &mut request)?;
+            let messages = messages.into_iter();
+            let messages = messages.map(|message| encoded(&envelope, message));
+            Ok(Fetched {
+                opening,
+                share: request.share,
+                messages: messages.collect(),
+            })
         }))
     }
 
@@ -559,23 +671,25 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 return Ok(());
             }
         };
-        if let Some(Opening {
-            stream,
-            last_sealed,
-        }) = fetched.opening
-        {
-            let envelope = Envelope::new(&self.config.gateway, &stream);
-            session.envelope = Some((envelope, last_sealed));
+        if let Some(opening) = fetched.opening {
+            lock(&self.horizon).begin(opening.last_sealed);
+            session.envelope = Some(opening.envelope);
         }
-        let Some((envelope, _)) = &session.envelope else {
-            return Ok(());
-        };
+        self.share = fetched.share;
         let now = self.now();
         let mut taken = false;
+        let content_type = self.config.encoding.content_type();
         for message in fetched.messages {
+            let message = match message {
+                Ok(message) => message,
+                Err((seq, reason)) => {
+                    self.delivery.refuse(now, seq, reason);
+                    taken = true;
+                    continue;
+                }
+            };
             let topic = self.topics.of(message.kind);
-            let payload = envelope.size(&message);
-            let size = link::packet_size(topic, payload);
+            let size = message.body.len() + link::overhead(topic.len(), content_type);
             let most = session.max_packet;
             if size > most {
                 let reason = format!(
@@ -598,7 +712,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         let now = self.now();
         while let Some(action) = self.delivery.next_action(now) {
             match action {
-                Action::Send(message) => self.send(session, &message),
+                Action::Send(message) => self.send(session, message),
                 Action::Settle { seq, verdict } => {
                     let uplink = &self.config.name;
                     debug!(uplink, seq, ?verdict, "settled");
@@ -613,15 +727,42 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         }
     }
 
-    fn send(&mut self, session: &mut Session, message: &SealedMessage) {
-        let Some((envelope, last_sealed)) = &session.envelope else {
-            session.dropped = Some("a message was offered before its stream was known".to_owned());
+    fn send(&self, session: &mut Session, message: SealedMessage) {
+        let topic = self.topics.of(message.kind);
+        let content_type = self.config.encoding.content_type();
+        let (seq, payload) = (message.seq, message.body);
+        let taken = session.sender.publish(topic, content_type, payload, false);
+        if taken.is_err() {
+            session.dropped = Some(format!("the MQTT client did not take seq {seq}"));
+        }
+    }
+
+    /// Away from the first broker, and it is time to look for it: by a connection of TCP, so that the one that works is
+    /// not given up for nothing.
+    fn look_back(&mut self, session: &mut Session) {
+        let idle = session.look_back.is_none() && session.farewell == Farewell::None;
+        let Some(Broker { host, port, .. }) = self.config.brokers.first() else {
             return;
         };
-        let payload = envelope.message(message, message.seq <= *last_sealed);
-        let topic = self.topics.of(message.kind);
-        if session.sender.publish(topic, payload, false).is_err() {
-            session.dropped = Some(format!("the MQTT client did not take seq {}", message.seq));
+        if idle && self.brokers.looks_back(self.now()) {
+            let first = (host.clone(), *port);
+            session.look_back = Some(Box::pin(async move {
+                let reached = timeout(LOOK_BACK_WITHIN, TcpStream::connect(first)).await;
+                matches!(reached, Ok(Ok(_)))
+            }));
+        }
+    }
+
+    fn looked_back(&mut self, session: &mut Session, reached: bool) {
+        let uplink = &self.config.name;
+        if !reached {
+            debug!(uplink, "the first broker cannot be reached yet");
+            self.brokers.stays(self.now());
+        } else if session.farewell == Farewell::None {
+            info!(uplink, "the first broker can be reached again");
+            session.returning = true;
+            session.farewell = Farewell::Wanted;
+            self.delivery.finish();
         }
     }
 
@@ -644,9 +785,8 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             }
             Farewell::Wanted if outstanding == 0 => {
                 session.farewell = Farewell::Said;
-                self.delivery.submitted_other(self.now());
                 let payload = payload::offline(&self.config.gateway);
-                session.sender.publish(&self.topics.status, payload, true)
+                self.say_status(session, payload)
             }
             Farewell::Said if outstanding == 0 => {
                 session.farewell = Farewell::Leaving;
@@ -668,7 +808,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         let gateway = &self.config.gateway;
         let mut payload = payload::status(gateway, &says, wall_ms());
         // The library would end every connection over it.
-        if link::packet_size(topic, payload.len()) > session.max_status {
+        if payload.len() + link::overhead(topic.len(), JSON) > session.max_status {
             let uplink = &self.config.name;
             let (bytes, most) = (payload.len(), session.max_status);
             warn!(
@@ -678,26 +818,28 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             says.modules = serde_json::Value::Null;
             payload = payload::status(gateway, &says, wall_ms());
         }
-        self.delivery.submitted_other(self.origin.elapsed());
-        session.sender.publish(topic, payload, true)
+        self.say_status(session, payload)
+    }
+
+    fn say_status(&mut self, session: &Session, payload: Vec<u8>) -> Result<(), NotTaken> {
+        let now = self.now();
+        self.delivery.submitted_other(now);
+        self.delivery.spent(now, payload.len());
+        let topic = &self.topics.status;
+        session.sender.publish(topic, JSON, payload, true)
     }
 
     /// The connection is lost: what follows, and who is told.
-    fn lost(&self, session: &Session, reason: &str) -> Outcome {
+    fn lost(&mut self, session: &Session, reason: &str) -> Outcome {
         if session.farewell != Farewell::None {
             return self.left(session);
         }
-        self.failed(reason)
+        self.unreachable(reason)
     }
 
-    /// There is no connection, and who is told.
-    fn failed(&self, reason: &str) -> Outcome {
-        let MqttUplinkConfig {
-            name: uplink,
-            host,
-            port,
-            ..
-        } = &self.config;
+    fn unreachable(&self, reason: &str) -> Outcome {
+        let uplink = &self.config.name;
+        let Broker { host, port, .. } = self.broker();
         warn!(
             uplink,
             host, port, reason, "no connection; messages wait in the outbox"
@@ -726,7 +868,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
 
     /// What the next connection's TLS is made of, if it is to have any.
     async fn prepare(&self) -> Result<Option<Prepared>, UplinkError> {
-        let Transport::Tls(tls) = &self.config.transport else {
+        let Transport::Tls(tls) = &self.broker().transport else {
             return Ok(None);
         };
         let tls = Arc::clone(tls);
@@ -752,6 +894,11 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
 }
 
 impl Session {
+    /// The farewell, if there is one, is not for ever.
+    fn comes_back(&self) -> bool {
+        self.renewing || self.returning
+    }
+
     fn new(sender: Sender, config: &MqttUplinkConfig, delivery: &Delivery) -> Self {
         Self {
             sender,
@@ -767,8 +914,29 @@ impl Session {
             farewell: Farewell::None,
             made_of: None,
             renewing: false,
+            returning: false,
+            look_back: None,
             dropped: None,
         }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What the locks guard is whole after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The message with its payload for a body, or its number and why there is none.
+fn encoded(
+    envelope: &Envelope,
+    mut message: SealedMessage,
+) -> Result<SealedMessage, (u64, String)> {
+    match envelope.payload(&message) {
+        Ok(payload) => {
+            message.body = payload;
+            Ok(message)
+        }
+        Err(error) => Err((message.seq, error.to_string())),
     }
 }
 
@@ -788,6 +956,13 @@ fn inbox_closed(config: &MqttUplinkConfig) -> UplinkError {
 async fn wanted(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|wanted| *wanted).await.is_err() {
         debug!("every handle is gone, which is a stop");
+    }
+}
+
+async fn looked_back(look: &mut Option<LookBack>) -> bool {
+    match look {
+        Some(look) => look.await,
+        None => future::pending().await,
     }
 }
 

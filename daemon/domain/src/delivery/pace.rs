@@ -5,30 +5,33 @@ use std::time::Duration;
 /// How much longer than the shortest a message may take to be acknowledged before the line counts as full.
 const QUEUED: Duration = Duration::from_secs(2);
 
+/// Where the window begins with every connection: what a line of 8 KiB/s carries in four seconds.
+const FIRST: usize = 32 * 1024;
+
 /// Fewer bytes than this are not worth a wait for the other end.
 const LEAST: usize = 4 * 1024;
 
 /// The window in bytes, between [`LEAST`] and what is configured.
 ///
 /// A slow line takes as many bytes into its buffers as it is given, and what is new waits behind all of them. So the
-/// window halves when acknowledgements come late, measured against the quickest of the connection, and grows by one
-/// message for each of its lengths while they come in time.
+/// window begins small and grows by what is acknowledged. It halves when acknowledgements come late, measured against the
+/// quickest of the connection, and from then on grows by one message for each of its lengths while they come in time.
 #[derive(Debug)]
 pub(super) struct Pace {
     most: usize,
     bytes: usize,
     quickest: Option<Duration>,
-    /// What was sent before says nothing of the window since.
-    halved: Duration,
+    /// When it was halved last: what was sent before says nothing of the window since.
+    halved: Option<Duration>,
 }
 
 impl Pace {
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
-            bytes: most,
+            bytes: most.min(FIRST),
             quickest: None,
-            halved: Duration::ZERO,
+            halved: None,
         }
     }
 
@@ -42,11 +45,14 @@ impl Pace {
         let quickest = self.quickest.map_or(took, |known| known.min(took));
         self.quickest = Some(quickest);
         if took.saturating_sub(quickest) < QUEUED {
-            let share = bytes.saturating_mul(bytes) / self.bytes.max(1);
-            self.bytes = self.bytes.saturating_add(share.max(1)).min(self.most);
-        } else if sent >= self.halved {
+            let more = match self.halved {
+                None => bytes,
+                Some(_) => (bytes.saturating_mul(bytes) / self.bytes.max(1)).max(1),
+            };
+            self.bytes = self.bytes.saturating_add(more).min(self.most);
+        } else if self.halved.is_none_or(|at| sent >= at) {
             self.bytes = (self.bytes / 2).max(LEAST.min(self.most));
-            self.halved = now;
+            self.halved = Some(now);
         }
     }
 }

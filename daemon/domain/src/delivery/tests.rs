@@ -263,14 +263,14 @@ fn a_line_that_answers_late_is_given_less() {
     assert!(delivery.offer(message(1, 100)));
     assert_eq!(sent(&mut delivery), [1]);
     delivery.acknowledged(at(0), 1, None);
-    assert_eq!(bytes(&delivery), Some(64_000));
+    assert_eq!(bytes(&delivery), Some(32_768 + 100));
     assert!(delivery.offer(message(2, 100)) && delivery.offer(message(3, 100)));
     assert_eq!(sent(&mut delivery), [2, 3]);
     delivery.acknowledged(at(5), 2, None);
     delivery.acknowledged(at(6), 3, None);
     assert_eq!(
         bytes(&delivery),
-        Some(32_000),
+        Some(16_434),
         "once for what was sent before"
     );
     assert_eq!(verdicts(&mut delivery).len(), 2);

@@ -45,13 +45,29 @@ pub(super) struct Publish {
     pub(super) retain: bool,
     pub(super) topic: String,
     pub(super) pkid: u16,
+    /// What is no text in it is replaced.
     pub(super) payload: String,
+    pub(super) bytes: Vec<u8>,
+    /// Of MQTT 5.
+    pub(super) content_type: Option<String>,
 }
 
 impl Broker {
     pub(super) async fn start(version: Version) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self { listener, version }
+    }
+
+    /// At a port that was another's before.
+    pub(super) async fn start_at(port: u16, version: Version) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        Self { listener, version }
+    }
+
+    /// Somebody looks whether there is anybody, and goes without a word.
+    pub(super) async fn accept_a_look(&self) {
+        let (mut stream, _) = self.listener.accept().await.unwrap();
+        assert!(read_frame(&mut stream).await.is_none());
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -213,13 +229,23 @@ fn parse_publish(first: u8, body: &[u8], version: Version) -> Publish {
     let mut fields = Fields(body);
     let topic = fields.text();
     let pkid = fields.number();
-    fields.skip_properties(if version == Version::V5 { 5 } else { 4 });
+    let mut content_type = None;
+    if version == Version::V5 {
+        let length = usize::from(fields.byte());
+        let rest = fields.0.len() - length;
+        while fields.0.len() > rest {
+            assert_eq!(fields.byte(), 3, "the content type is the only property");
+            content_type = Some(fields.text());
+        }
+    }
     Publish {
         dup: first & 0x08 != 0,
         qos: (first >> 1) & 3,
         retain: first & 1 != 0,
         topic,
         pkid,
-        payload: String::from_utf8(fields.0.to_vec()).unwrap(),
+        payload: String::from_utf8_lossy(fields.0).into_owned(),
+        bytes: fields.0.to_vec(),
+        content_type,
     }
 }

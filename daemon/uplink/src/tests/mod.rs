@@ -1,12 +1,13 @@
 //! The uplink against a broker that does what the test says, over real sockets, with both versions of the protocol.
 
 mod broker;
+mod line;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidegate_domain::delivery::{SealedMessage, Settled, Verdict};
+use tidegate_domain::delivery::{Request, SealedMessage, Settled, Verdict};
 use tidegate_domain::item::{ItemKind, Priority};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -31,10 +32,14 @@ struct Shelf {
 
 impl Shelf {
     fn seal(&self, seq: u64, text: &str) {
+        self.seal_at(Priority::Normal, seq, text);
+    }
+
+    fn seal_at(&self, priority: Priority, seq: u64, text: &str) {
         let message = SealedMessage {
             seq,
             kind: ItemKind::Summary,
-            priority: Priority::Normal,
+            priority,
             items: 1,
             body: format!(r#"{{"text":"{text}"}}"#).into_bytes(),
         };
@@ -49,22 +54,20 @@ impl Shelf {
 }
 
 impl Outbox for Shelf {
-    fn next(
-        &self,
-        _: usize,
-        exclude: &[u64],
-        max_messages: usize,
-        max_bytes: usize,
-    ) -> Result<Vec<SealedMessage>, OutboxError> {
+    fn next(&self, _: usize, request: &mut Request) -> Result<Vec<SealedMessage>, OutboxError> {
         let messages = self.messages.lock().unwrap();
-        let mut bytes = 0;
-        let waiting = messages
-            .values()
-            .filter(|message| !exclude.contains(&message.seq))
-            .take(max_messages)
+        let (mut count, mut bytes) = (0, 0);
+        let urgent = |message: &&SealedMessage| message.priority == Priority::Alarm;
+        let alarms = messages.values().filter(urgent);
+        let others = messages.values().filter(|message| !urgent(message));
+        let waiting = alarms
+            .chain(others.filter(|_| !request.alarms_only))
+            .filter(|message| !request.exclude.contains(&message.seq))
             .take_while(|message| {
+                let fits = request.fits(count, bytes, message.body.len());
+                count += 1;
                 bytes += message.body.len();
-                bytes == message.body.len() || bytes <= max_bytes
+                fits
             });
         Ok(waiting.cloned().collect())
     }
@@ -104,7 +107,7 @@ impl Running {
 
     fn seal(&self, seq: u64, text: &str) {
         self.shelf.seal(seq, text);
-        self.handle.wake();
+        self.handle.wake(seq);
     }
 
     /// Waits for the next verdict and deletes the message, as the store does.
@@ -505,7 +508,7 @@ async fn a_store_that_is_gone_ends_the_uplink() {
     let up = Running::start(config(broker.port(), Version::V5), 8);
     drop(up.settled);
     up.shelf.seal(1, "a");
-    up.handle.wake();
+    up.handle.wake(1);
     let (mut client, _) = broker.accept_and_greet().await;
     let publish = client.publish().await;
     client.ack(publish.pkid).await;

@@ -1,32 +1,54 @@
-//! Uplink payload, version 1: the envelope around items that were encoded when they were made.
+//! Uplink payload, version 1: the envelope around items that were encoded when they were made, and what payloads are
+//! written in.
+
+mod cbor;
+mod encoding;
 
 use serde_json::Value;
 use tidegate_domain::delivery::SealedMessage;
 
+pub(crate) use self::encoding::EncodeError;
+pub use self::encoding::{Compress, Encoding, Format, OpenError, open};
 use crate::status::Status;
 
 /// The beginning of every message of a stream, encoded once.
 #[derive(Clone, Debug)]
 pub(crate) struct Envelope {
     head: String,
+    /// The last number that was sealed before the connection was made.
+    sealed_before: u64,
+    encoding: Encoding,
+    /// Bytes of a payload in clear, at most.
+    most: usize,
 }
 
 impl Envelope {
-    pub(crate) fn new(gateway: &str, stream: &str) -> Self {
+    pub(crate) fn new(
+        gateway: &str,
+        stream: &str,
+        sealed_before: u64,
+        encoding: Encoding,
+        most: usize,
+    ) -> Self {
         let gateway = json_string(gateway);
         let stream = json_string(stream);
         Self {
             head: format!(r#"{{"v":1,"gateway":{gateway},"stream":{stream},"seq":"#),
+            sealed_before,
+            encoding,
+            most,
         }
     }
 
-    /// The bytes of a message's payload, or a few more.
-    pub(crate) fn size(&self, message: &SealedMessage) -> usize {
-        self.head.len() + message.body.len() + 80
+    /// The payload of a message. Over one connection, and from one to the next but for `replayed`, it is the same bytes
+    /// with every attempt.
+    pub(crate) fn payload(&self, message: &SealedMessage) -> Result<Vec<u8>, EncodeError> {
+        self.encoding.encode(self.document(message), self.most)
     }
 
-    /// The payload of a message. Its items are copied as they are: they are the same bytes with every attempt.
-    pub(crate) fn message(&self, message: &SealedMessage, replayed: bool) -> Vec<u8> {
+    /// Its items are copied as they are.
+    fn document(&self, message: &SealedMessage) -> Vec<u8> {
+        let replayed = message.seq <= self.sealed_before;
         let seq = message.seq;
         let kind = message.kind.as_str();
         let middle = format!(r#"{seq},"kind":"{kind}","replayed":{replayed},"items":["#);
@@ -106,20 +128,49 @@ mod tests {
         }
     }
 
+    fn payload(name: &str, stream: &str, sealed_before: u64, encoding: Encoding) -> Vec<u8> {
+        let envelope = Envelope::new(name, stream, sealed_before, encoding, 1 << 20);
+        envelope.payload(&example()).unwrap()
+    }
+
+    const CLEAR: Encoding = Encoding {
+        format: Format::Json,
+        compress: Compress::None,
+    };
+
     #[test]
     fn a_message_is_the_published_example() {
-        let envelope = Envelope::new("gw-0042", "9f2c41d07b3e8a55");
-        let payload = envelope.message(&example(), false);
-        assert_eq!(String::from_utf8_lossy(&payload), EXAMPLE);
-        let replayed = envelope.message(&example(), true);
+        let fresh = payload("gw-0042", "9f2c41d07b3e8a55", 1206, CLEAR);
+        assert_eq!(String::from_utf8_lossy(&fresh), EXAMPLE);
+        let replayed = payload("gw-0042", "9f2c41d07b3e8a55", 1207, CLEAR);
         let expect = EXAMPLE.replace(r#""replayed":false"#, r#""replayed":true"#);
         assert_eq!(String::from_utf8_lossy(&replayed), expect);
     }
 
     #[test]
+    fn every_way_of_writing_says_the_same_and_tells_itself_by_its_first_bytes() {
+        let expect: Value = serde_json::from_str(EXAMPLE).unwrap();
+        let check = |format, compress, first: &[u8]| {
+            let encoding = Encoding { format, compress };
+            let bytes = payload("gw-0042", "9f2c41d07b3e8a55", 0, encoding);
+            assert!(bytes.starts_with(first), "{encoding:?}");
+            let clear = open(&bytes, 1 << 20).unwrap();
+            let read: Value = match format {
+                Format::Json => serde_json::from_slice(&clear).unwrap(),
+                Format::Cbor => ciborium::from_reader(&*clear).unwrap(),
+            };
+            assert_eq!(read, expect, "{encoding:?}");
+        };
+        check(Format::Json, Compress::None, b"{");
+        check(Format::Cbor, Compress::None, b"\xa7\x61v\x01\x67gateway");
+        check(Format::Json, Compress::Zstd, b"\x28\xb5\x2f\xfd");
+        check(Format::Cbor, Compress::Zstd, b"\x28\xb5\x2f\xfd");
+    }
+
+    #[test]
     fn names_cannot_break_out_of_the_envelope() {
         let odd = "gw\"},\\\n\u{1}";
-        let payload = Envelope::new(odd, odd).message(&example(), false);
+        let payload = payload(odd, odd, 0, CLEAR);
         let parsed: Value = serde_json::from_slice(&payload).expect("valid JSON");
         assert_eq!(parsed["gateway"], odd);
         assert_eq!(parsed["stream"], odd);
