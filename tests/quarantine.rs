@@ -303,7 +303,7 @@ fn kills_in_the_middle_of_a_replay_neither_lose_nor_double_a_row() {
             .is_empty()
             .then_some(())
     });
-    // A row on which the daemon died three times is kept rather than tried for ever; here it is innocent.
+    // A row on which the daemon died too often is kept rather than tried for ever; here it is innocent.
     let mut rounds = 0;
     while !rows(&config).is_empty() {
         rounds += 1;
@@ -325,4 +325,72 @@ fn kills_in_the_middle_of_a_replay_neither_lose_nor_double_a_row() {
     assert_eq!(daemon.stop(), 0);
     let (code, report) = verify(&config);
     assert_eq!(code, 0, "{report}");
+}
+
+/// Needs `die_on_poison`, which the feature `test-faults` builds in.
+#[test]
+#[cfg(feature = "test-faults")]
+fn a_row_that_ends_the_daemon_is_not_replayed_for_ever() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(&site, &broker, PIPELINE);
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/line1", ["no json at all"]);
+    broker.publish("plant/line1", ["{\"ts\":1,\"n\":\"poison\"}"]);
+    // Redelivered, it ends the daemon until it is set aside undecoded.
+    for _ in 0..10 {
+        wait_for("the crash or the peace", || {
+            let crashed = daemon.exited().is_some();
+            let aside = daemon.get("/readyz").is_some() && rows(&config).len() == 2;
+            (crashed || aside).then_some(())
+        });
+        if daemon.exited().is_none() {
+            break;
+        }
+        daemon = Daemon::spawn(&config, &[]);
+    }
+    daemon.wait_ready();
+    broker.publish("plant/line1", (0..20).map(numbered));
+    daemon.wait_received("plant", 20);
+    let poison = rows(&config)
+        .into_iter()
+        .find(|row| row["reason"] == "attempts")
+        .expect("the poison is in quarantine");
+
+    done(&config, &["quarantine", "replay", "--all"]);
+    let mut crashes = 0;
+    loop {
+        let over = wait_for("the crash or the end of the order", || {
+            if daemon.exited().is_some() {
+                return Some(false);
+            }
+            let orders = list(&config)["orders"].as_array().unwrap().clone();
+            orders.is_empty().then_some(true)
+        });
+        if over {
+            break;
+        }
+        crashes += 1;
+        assert!(crashes < 8, "it is replayed for ever");
+        daemon = Daemon::spawn(&config, &[]);
+    }
+    assert_eq!(crashes, 4, "once among others, and three times alone");
+    let left = rows(&config);
+    assert_eq!(left.len(), 2, "{left:?}");
+    let kept = left.iter().find(|row| row["id"] == poison["id"]).unwrap();
+    assert_eq!(
+        (&kept["reason"], &kept["attempts"]),
+        (&"attempts".into(), &1.into())
+    );
+    assert!(
+        kept["detail"]
+            .as_str()
+            .unwrap()
+            .contains("replayed this row"),
+        "{kept}"
+    );
+    daemon.wait_ready();
+    let (code, report) = daemon.verify();
+    assert_eq!(code, 0, "{report}");
+    assert_eq!(daemon.stop(), 0);
 }

@@ -360,6 +360,45 @@ fn what_was_dropped_meanwhile_is_not_replayed_and_a_new_row_is_never_taken_for_i
 }
 
 #[test]
+fn a_row_that_changed_meanwhile_is_another_one() {
+    let mut bench = Bench::new();
+    set_aside(&mut bench, &[], &[("a/temp", 1, 1.0), ("b/temp", 2, 2.0)]);
+    order(&mut bench, Action::Replay, all());
+    bench.commit();
+    let row = rows_of(&bench).remove(0);
+    // One reading goes through, the other fails again and keeps the row.
+    let mut part = through(&bench, 1, &row);
+    let rows = std::mem::take(&mut part.pipelines[0].stored);
+    part.pipelines[0].stored = bench
+        .outcome(&[("a/temp", 1, 1.0)])
+        .pipelines
+        .remove(0)
+        .stored;
+    let mut left = Batch::default();
+    left.names.push("b/temp".into());
+    left.push(0, rows.time[1], Value::Float(2.0), Quality::Good);
+    part.pipelines[0].quarantined.push(QuarantinedReadings {
+        filter: "range".to_owned(),
+        reason: "trap",
+        detail: String::new(),
+        rows: left,
+    });
+    bench.apply(part);
+    // What the row of before became would count the first reading twice.
+    let stale = through(&bench, 1, &row);
+    bench.apply(stale);
+    bench.apply(Orders::Discard {
+        order: 1,
+        rows: vec![(row.entry.id, row.entry.attempts)],
+    });
+    bench.commit();
+    assert_eq!(held(&bench), 1);
+    let left = list(&bench);
+    assert_eq!((left.len(), left[0].count, left[0].attempts), (1, 1, 1));
+    bench.check_balance();
+}
+
+#[test]
 fn a_row_tells_what_ran_and_what_it_holds() {
     let mut bench = Bench::new();
     let mut outcome = bench.outcome(&[]);
