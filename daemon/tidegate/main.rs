@@ -22,6 +22,7 @@ mod operator;
 mod replay;
 mod supervise;
 mod time;
+mod wear;
 mod wiring;
 mod worker;
 mod writer;

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use crate::clock;
 use crate::config::{self, Config};
 use crate::log::RecentErrors;
+use crate::wear::{self, Wear};
 
 /// How often the rates are sampled, and over how many samples they are taken.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -137,6 +138,7 @@ pub(crate) struct Sampled {
     beat: Option<(u64, Instant)>,
     /// Heartbeat of the writer and batches by worker when the watchdog looked last.
     watched: Option<(u64, Vec<u64>)>,
+    wear: Wear,
 }
 
 #[derive(Clone, Copy)]
@@ -233,6 +235,9 @@ impl Observer {
             sampled.samples.pop_front();
         }
         sampled.samples.push_back(sample);
+        if let Some(written) = wear::written() {
+            sampled.wear.look(Instant::now(), written);
+        }
         let beat = self.heartbeat.load(Ordering::Relaxed);
         if sampled.beat.is_none_or(|(before, _)| before != beat) {
             sampled.beat = Some((beat, Instant::now()));
@@ -435,7 +440,8 @@ impl Observer {
         }
     }
 
-    fn store(&self, observed: &Observed) -> view::StoreStatus {
+    fn store(&self, observed: &Observed, wear: &Wear) -> view::StoreStatus {
+        let written_bytes = wear.total();
         let stats = &observed.stats;
         let mut latencies: Vec<Duration> = observed
             .commits
@@ -471,6 +477,11 @@ impl Observer {
             commit_p50_seconds: quantile(50),
             commit_p99_seconds: quantile(99),
             rows_per_commit: ratio(rows, observed.commits.len() as u64),
+            written_bytes,
+            written_bytes_per_day: wear.per_day(),
+            written_bytes_per_reading: written_bytes
+                .filter(|_| stats.rows > 0)
+                .map(|bytes| ratio(bytes, stats.rows)),
             last_error: stats.last_error.clone(),
         }
     }
@@ -551,7 +562,7 @@ impl View for Observer {
             .enumerate()
             .map(|(i, u)| self.uplink(i, u, &observed, &sampled))
             .collect();
-        let store = self.store(&observed);
+        let store = self.store(&observed, &sampled.wear);
         let degraded = store.state != view::StoreState::Healthy
             || sources
                 .iter()

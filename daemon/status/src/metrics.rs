@@ -393,6 +393,13 @@ fn store(out: &mut Exposition, snapshot: &Snapshot) {
     }
     out.counter("tidegate_store_commits_total", "Commits since the start.")
         .sample(&[], store.commits);
+    if let Some(written) = store.written_bytes {
+        out.counter(
+            "tidegate_written_bytes_total",
+            "Bytes that the process has written to disk.",
+        )
+        .sample(&[], written);
+    }
     out.gauge(
         "tidegate_store_rows_per_commit",
         "Rows of a commit of late.",

@@ -288,6 +288,12 @@ pub struct StoreStatus {
     pub commit_p99_seconds: Option<f64>,
     /// Rows of a commit, on average, over the last hundred or so.
     pub rows_per_commit: f64,
+    /// Bytes that the process has written to disk since the gateway started; `null` where the system does not count them.
+    pub written_bytes: Option<u64>,
+    /// What a day takes at the rate of the last hour; `null` in the first minute.
+    pub written_bytes_per_day: Option<u64>,
+    /// Bytes written for each reading that was committed since the start; `null` before the first.
+    pub written_bytes_per_reading: Option<f64>,
     /// What went wrong last.
     pub last_error: Option<String>,
 }

@@ -406,6 +406,9 @@ pub(crate) fn rich() -> Picture {
             commit_p50_seconds: Some(0.0042),
             commit_p99_seconds: Some(0.0187),
             rows_per_commit: 44.2,
+            written_bytes: Some(19_812_352_000),
+            written_bytes_per_day: Some(661_700_000),
+            written_bytes_per_reading: Some(54.6),
             ..StoreStatus::default()
         },
         uplinks: vec![UplinkStatus {
