@@ -262,6 +262,9 @@ impl OldServer {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        wait_for("the old server's port", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
         (Self(child), port)
     }
 }
