@@ -100,6 +100,7 @@ pub(crate) fn judge(
     findings.extend(filters(snapshot));
     findings.extend(sources(snapshot, now));
     findings.extend(uplinks(snapshot, now));
+    findings.extend(failovers(snapshot));
     findings.extend(certificates::findings(snapshot, now));
     findings.extend(modules(snapshot));
     let found = !findings.is_empty();
@@ -359,6 +360,25 @@ fn uplinks(snapshot: &Snapshot, now: i64) -> impl Iterator<Item = Finding> {
                 anchor: format!("#uplink-{at}"),
             }
         })
+}
+
+/// Messages get through, but not where they should.
+fn failovers(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
+    let uplinks = snapshot.uplinks.iter().enumerate();
+    let away =
+        uplinks.filter(|(_, uplink)| uplink.failover && uplink.state == UplinkState::Connected);
+    away.map(|(at, uplink)| Finding {
+        level: Level::Warn,
+        what: format!(
+            "Uplink {} sends to another broker than its first",
+            uplink.name
+        ),
+        detail: format!("{} has its turn.", uplink.url),
+        hint:
+            "Check the first broker: it is returned to some minutes after it can be reached again."
+                .to_owned(),
+        anchor: format!("#uplink-{at}"),
+    })
 }
 
 fn modules(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {

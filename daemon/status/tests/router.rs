@@ -276,6 +276,14 @@ async fn the_page_says_what_is_wrong_and_what_was_lost() {
     check(empty(), &nothing, &["class=\"findings\""]).await;
     let soon = ["Ready, and waiting for the first message"];
     check(waiting(), &soon, &["class=\"findings\""]).await;
+    let mut away = rich();
+    away.snapshot.uplinks[0].failover = true;
+    away.snapshot.uplinks[0].circuit = Circuit::Closed;
+    let elsewhere = [
+        "Uplink cloud sends to another broker than its first",
+        "in place of the first broker · circuit closed",
+    ];
+    check(away, &elsewhere, &["Everything is flowing"]).await;
     // Certificates.
     let mut ending = rich();
     let now = ending.made;
