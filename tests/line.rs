@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 use support::proxy::{Line, Proxy};
@@ -132,6 +133,41 @@ fn new_data_does_not_wait_behind_a_backlog() {
     assert_eq!(messages[0]["replayed"], true);
     assert_numbers(&collector.items("readings"), OLD + 10);
     collector.assert_dense();
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+}
+
+/// What leaves is counted behind the daemon, on the wire.
+#[test]
+fn a_cap_on_bytes_is_kept_on_the_wire() {
+    const RATE: u64 = 16 * 1024;
+    let site = Site::new();
+    let plant = Broker::start(&site, "plant");
+    let cloud = Broker::start(&site, "cloud");
+    let proxy = Proxy::start(cloud.port);
+    let config = gateway(
+        &site,
+        &plant,
+        &format!(
+            "[uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\nlinger = \"0s\"\nmax-items = 10\nrate-limit = \"16KiB\"\n\
+             [pipeline.count]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n",
+            proxy.url()
+        ),
+    );
+    let mut daemon = Daemon::start(&config);
+    // Four seconds' worth and more.
+    plant.publish("plant/line1", (0..2_000).map(numbered));
+    daemon.wait_received("plant", 2_000);
+    let (begin, before) = (Instant::now(), proxy.carried_up());
+    wait_for("two seconds' worth", || {
+        let sent = proxy.carried_up() - before;
+        let millis = u64::try_from(begin.elapsed().as_millis()).unwrap();
+        // A second's worth at once, one message, and what was between two looks.
+        let most = RATE * millis / 1000 + RATE + 4 * 1024;
+        assert!(sent <= most, "{sent} bytes in {millis} ms");
+        (sent >= 2 * RATE).then_some(())
+    });
+    assert!(uplink(&daemon, "cloud", "waiting").as_u64().unwrap() > 0);
     assert_eq!(daemon.stop(), 0);
     assert_eq!(verify(&config).0, 0);
 }
