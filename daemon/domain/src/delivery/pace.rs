@@ -15,7 +15,9 @@ const LEAST: usize = 4 * 1024;
 ///
 /// A slow line takes as many bytes into its buffers as it is given, and what is new waits behind all of them. So the
 /// window begins small and grows by what is acknowledged. It halves when acknowledgements come late, measured against the
-/// quickest of the connection, and from then on grows by one message for each of its lengths while they come in time.
+/// quickest of the connection, and from then on grows by one message for each of its lengths while they come in time. Where
+/// they come late even with the least window it is the way that became long, or a message that is: that counts as the
+/// quickest from then on.
 #[derive(Debug)]
 pub(super) struct Pace {
     most: usize,
@@ -47,11 +49,15 @@ impl Pace {
         if took.saturating_sub(quickest) < QUEUED {
             let more = match self.halved {
                 None => bytes,
-                Some(_) => (bytes.saturating_mul(bytes) / self.bytes.max(1)).max(1),
+                Some(_) => (bytes.saturating_mul(bytes) / self.bytes.max(1)).clamp(1, bytes.max(1)),
             };
             self.bytes = self.bytes.saturating_add(more).min(self.most);
         } else if self.halved.is_none_or(|at| sent >= at) {
-            self.bytes = (self.bytes / 2).max(LEAST.min(self.most));
+            let least = LEAST.min(self.most);
+            if self.bytes == least {
+                self.quickest = Some(took);
+            }
+            self.bytes = (self.bytes / 2).max(least);
             self.halved = Some(now);
         }
     }
@@ -111,5 +117,22 @@ mod tests {
             pace.acknowledged(sent + Duration::from_secs(5), sent, 10);
             assert_eq!(pace.bytes(), 1000);
         }
+    }
+
+    #[test]
+    fn a_way_that_becomes_long_is_filled_again() {
+        let mut pace = Pace::new(1_000_000);
+        let mut now = Duration::ZERO;
+        let mut widest = 0;
+        for round in 0..400 {
+            let answer = Duration::from_millis(if round < 3 { 50 } else { 3000 });
+            let (sent, window) = (now, pace.bytes());
+            now += answer;
+            for _ in 0..(window / 1000).max(1) {
+                pace.acknowledged(now, sent, 1000);
+            }
+            widest = window;
+        }
+        assert!(widest > 200_000, "{widest}");
     }
 }
