@@ -5,6 +5,7 @@
 mod built;
 mod cli;
 mod clock;
+mod commands;
 mod config;
 mod control;
 #[cfg(feature = "demo")]

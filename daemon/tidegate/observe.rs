@@ -12,7 +12,8 @@ use tidegate_ingest::{SourceHandle, SourceState};
 use tidegate_pipeline::{BreakerState, FilterSnapshot, LoadedModule, Origin, PipelineStats};
 use tidegate_status::view::{self, Readiness, Snapshot, View};
 use tidegate_store::{
-    ActiveAlarm, ClosedSummary, Committed, Recovered, StaleSeries, StoreState, StoreStats,
+    ActiveAlarm, BackfillStats, ClosedSummary, CommandStats, Committed, DetailStats, Recovered,
+    StaleSeries, StoreState, StoreStats,
 };
 use tidegate_tls::{Role, Tls};
 use tidegate_uplink::{Circuit, LinkState, UplinkHandle};
@@ -486,6 +487,44 @@ impl Observer {
         }
     }
 
+    fn commands(&self, stats: &CommandStats) -> view::CommandsStatus {
+        let name = |uplink: usize| self.config.uplinks[uplink].name.clone();
+        let uplinks = self.config.uplinks.iter().enumerate();
+        let taking = uplinks.filter(|(_, uplink)| !uplink.commands.is_empty());
+        let counts = |(index, uplink): (usize, &config::Uplink)| {
+            let counts = stats.uplinks.get(index).copied().unwrap_or_default();
+            view::CommandCounts {
+                uplink: uplink.name.clone(),
+                allowed: uplink.commands.iter().map(ToString::to_string).collect(),
+                done: counts.done,
+                refused: counts.refused,
+                repeated: counts.repeated,
+            }
+        };
+        let detail = |detail: &DetailStats| view::DetailRow {
+            uplink: name(detail.uplink),
+            id: detail.id.clone(),
+            series: detail.series.clone(),
+            pipeline: detail.pipeline.clone(),
+            until: item::millis(detail.until),
+            sent: detail.sent,
+        };
+        let backfill = |job: &BackfillStats| view::BackfillRow {
+            uplink: name(job.uplink),
+            id: job.id.clone(),
+            series: job.series.clone(),
+            pipeline: job.pipeline.clone(),
+            from: item::millis(job.from),
+            to: item::millis(job.to),
+            sent: job.sent,
+        };
+        view::CommandsStatus {
+            uplinks: taking.map(counts).collect(),
+            details: stats.details.iter().map(detail).collect(),
+            backfills: stats.backfills.iter().map(backfill).collect(),
+        }
+    }
+
     fn alarms(stats: &StoreStats) -> view::AlarmsStatus {
         let alarms = &stats.alarms;
         let mut items = alarm_rows(&alarms.active);
@@ -596,6 +635,7 @@ impl View for Observer {
             uplinks,
             modules: self.modules(),
             alarms: Self::alarms(&observed.stats),
+            commands: self.commands(&observed.stats.commands),
             quarantine_total: ledger
                 .sources
                 .values()

@@ -3,7 +3,7 @@
 //! ```text
 //! source task ──Received──▶ worker thread ──Outcome──▶ writer thread ──sealed──▶ uplink task
 //!      ▲                                                │   ▲                        │
-//!      └──────────────── acknowledge ───────────────────┘   └───────── Settled ──────┘
+//!      └──────────────── acknowledge ───────────────────┘   └── Settled, commands ───┘
 //!
 //! control socket ──order──▶ writer thread        replay thread ──rows of an order──▶ worker threads
 //! ```
@@ -27,7 +27,7 @@ use tidegate_pipeline::{LoadedModule, Runtime};
 use tidegate_store::{Committed, Input, Store};
 use tidegate_tls::Tls;
 use tidegate_uplink::UplinkHandle;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -39,7 +39,7 @@ use crate::operator::Operator;
 use crate::replay::{self, Owner, Replay, Replayer, Tried};
 use crate::worker::{Careful, SourceStage, Worker};
 use crate::writer::{ToWriter, WriterThread};
-use crate::{clock, gateway};
+use crate::{clock, commands, gateway};
 
 /// Outcomes that wait for the writer. When full, workers wait, and with them the sources.
 const OUTCOMES: usize = 16;
@@ -54,6 +54,8 @@ const TLS_FILES: Duration = Duration::from_secs(5);
 const REPLAY: &str = "replay";
 /// The name of the writer's thread.
 const WRITER: &str = "writer";
+/// What the names of the desks for commands begin with.
+const COMMANDS: &str = "commands of ";
 
 /// A gateway at work.
 pub(crate) struct Gateway {
@@ -114,6 +116,8 @@ pub(crate) fn start(
     // Uplinks: sealed messages out of the store, answers into the writer's inbox.
     let mut uplinks = Vec::new();
     let mut uplink_tls = Vec::new();
+    let mut desks = Vec::new();
+    let rooms: Vec<Arc<Semaphore>> = config.uplinks.iter().map(|_| room()).collect();
     for (index, uplink) in config.uplinks.iter().enumerate() {
         let outbox = Arc::new(gateway::Outbox::new(
             store.reader()?,
@@ -122,7 +126,12 @@ pub(crate) fn start(
         let tls = gateway::uplink_tls(uplink)?;
         let settings = gateway::uplink_config(config, index, &tls, &modules);
         uplink_tls.push(tls);
-        let (task, handle) = tidegate_uplink::mqtt(settings, outbox, inbox.clone())?;
+        let (mut task, handle) = tidegate_uplink::mqtt(settings, outbox, inbox.clone())?;
+        if !uplink.commands.is_empty() {
+            let (commands, received) = mpsc::channel(commands::QUEUE);
+            task = task.taking_commands(commands);
+            desks.push((index, received));
+        }
         let name = format!("uplink {}", uplink.name);
         tasks.spawn_on(
             async move { (name, task.run().await.map_err(Into::into)) },
@@ -274,6 +283,7 @@ pub(crate) fn start(
         committed: {
             let (sources, uplinks, observed) =
                 (sources.clone(), uplinks.clone(), Arc::clone(&observed));
+            let rooms = rooms.clone();
             move |committed: Committed| {
                 for (source, acks) in &committed.acks {
                     sources[*source].acknowledge(acks);
@@ -287,6 +297,12 @@ pub(crate) fn start(
                         tried.rows += committed.rows_tried;
                         tried.orders += committed.orders;
                     });
+                }
+                for &(uplink, ack) in &committed.commands {
+                    if let Some(token) = ack {
+                        uplinks[uplink].acknowledge(token);
+                    }
+                    rooms[uplink].add_permits(1);
                 }
                 observed
                     .lock()
@@ -324,6 +340,28 @@ pub(crate) fn start(
         started: Instant::now(),
         started_at: clock::wall() / 1_000_000,
     });
+
+    // Commands: from the uplinks into the writer's inbox, one desk an uplink that takes any.
+    for (index, received) in desks {
+        let uplink = &config.uplinks[index];
+        let desk = commands::Desk {
+            uplink: uplink.name.clone(),
+            allowed: uplink.commands.iter().copied().collect(),
+            commands: received,
+            inbox: inbox.clone(),
+            room: Arc::clone(&rooms[index]),
+            observer: Arc::clone(&observer),
+        };
+        let name = format!("{COMMANDS}{}", uplink.name);
+        tasks.spawn_on(
+            async move {
+                desk.run().await;
+                (name, Ok(()))
+            },
+            &runtime,
+        );
+    }
+
     let router = tidegate_status::router(observer.clone());
     let listener =
         tokio::net::TcpListener::from_std(listener).context("the status server's listener")?;
@@ -366,7 +404,11 @@ impl Gateway {
             let (stage, result) = tokio::select! {
                 Some(ended) = self.ended.recv() => (ended.stage, ended.result),
                 Some(joined) = self.tasks.join_next() => match joined {
-                    Ok((stage, Ok(()))) if stage.starts_with("events of ") => continue,
+                    Ok((stage, Ok(())))
+                        if stage.starts_with("events of ") || stage.starts_with(COMMANDS) =>
+                    {
+                        continue;
+                    }
                     Ok(ended) => ended,
                     Err(error) => ("a task".to_owned(), Err(error.into())),
                 },
@@ -444,6 +486,11 @@ impl Gateway {
         );
         finished.context("a connection did not end in time")
     }
+}
+
+/// Places for commands that are not committed yet.
+fn room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(commands::AT_ONCE))
 }
 
 /// The state holds secrets and what the plant measured: for our own user alone.

@@ -270,7 +270,8 @@ impl Collector {
         let subscribed = Arc::new(AtomicBool::new(false));
         let heard = Arc::clone(&subscribed);
         thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
+            for line in output.split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line);
                 let Some((topic, payload)) = line.split_once(' ') else {
                     continue;
                 };

@@ -23,16 +23,19 @@ pub enum ItemKind {
     Summary = 3,
     /// Single readings.
     Readings = 4,
+    /// Answers to commands.
+    Reply = 5,
 }
 
 impl ItemKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Alarm,
         Self::Gap,
         Self::Event,
         Self::Summary,
         Self::Readings,
+        Self::Reply,
     ];
 
     /// The word in payload and topic.
@@ -44,6 +47,7 @@ impl ItemKind {
             Self::Event => "event",
             Self::Summary => "summary",
             Self::Readings => "readings",
+            Self::Reply => "reply",
         }
     }
 }
@@ -80,6 +84,8 @@ pub enum Item<'a> {
     Gap(GapItem),
     /// Something that happened to the gateway.
     Event(EventItem<'a>),
+    /// An answer to a command.
+    Reply(ReplyItem<'a>),
 }
 
 impl Item<'_> {
@@ -163,6 +169,12 @@ pub struct ReadingItem<'a> {
     /// Absent when good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<&'static str>,
+    /// The id of the command `detail` that asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'a str>,
+    /// The id of the command `backfill` that asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<&'a str>,
 }
 
 /// A reading's value in JSON; 64-bit integers stay whole.
@@ -273,6 +285,39 @@ pub struct EventItem<'a> {
     /// Details for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<serde_json::Value>,
+}
+
+/// An answer to a command.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReplyItem<'a> {
+    /// The command's id.
+    pub id: &'a str,
+    /// Its name, as far as it was understood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<&'a str>,
+    /// When.
+    pub time: i64,
+    /// What it came to.
+    pub status: ReplyStatus,
+    /// For people.
+    pub text: &'a str,
+    /// For programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<serde_json::Value>,
+}
+
+/// What a command came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplyStatus {
+    /// It is at work; more follows.
+    Accepted,
+    /// It is still at work.
+    Progress,
+    /// It is done.
+    Done,
+    /// It was not done, and changed nothing.
+    Error,
 }
 
 /// Milliseconds of a time in nanoseconds, rounded down.

@@ -40,6 +40,7 @@ fn render(snapshot: &Snapshot, ledger: &Ledger, ready: &Readiness, healthy: bool
     uplinks(&mut out, snapshot);
     alarms(&mut out, snapshot);
     certificates(&mut out, snapshot);
+    commands(&mut out, snapshot);
     process(&mut out, snapshot);
     out.text
 }
@@ -86,6 +87,32 @@ fn gateway(
         "Messages and readings in quarantine.",
     )
     .sample(&[], snapshot.quarantine_total);
+}
+
+fn commands(out: &mut Exposition, snapshot: &Snapshot) {
+    let mut family = out.counter(
+        "tidegate_commands_total",
+        "Commands from the cloud, by what came of them.",
+    );
+    for counts in &snapshot.commands.uplinks {
+        for (outcome, count) in [
+            ("done", counts.done),
+            ("refused", counts.refused),
+            ("repeated", counts.repeated),
+        ] {
+            family.sample(&[("uplink", &counts.uplink), ("outcome", &outcome)], count);
+        }
+    }
+    out.gauge(
+        "tidegate_details_active",
+        "Series globs whose every reading goes up for a time.",
+    )
+    .sample(&[], snapshot.commands.details.len());
+    out.gauge(
+        "tidegate_backfills_active",
+        "Backfills out of history that are at work.",
+    )
+    .sample(&[], snapshot.commands.backfills.len());
 }
 
 fn alarms(out: &mut Exposition, snapshot: &Snapshot) {

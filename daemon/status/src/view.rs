@@ -72,6 +72,8 @@ pub struct Snapshot {
     pub modules: Vec<ModuleStatus>,
     /// Alarms and silent series.
     pub alarms: AlarmsStatus,
+    /// Commands from the cloud.
+    pub commands: CommandsStatus,
     /// Messages and readings that are in quarantine now.
     pub quarantine_total: u64,
     /// Warnings and errors of late, grouped, newest first. Bounded by whoever fills it (50 is a good bound).
@@ -462,6 +464,68 @@ pub enum ModuleOrigin {
     Factory,
     /// A file in `[modules] dir`.
     Local,
+}
+
+/// Commands from the cloud.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CommandsStatus {
+    /// Uplinks that take any.
+    pub uplinks: Vec<CommandCounts>,
+    /// Series whose every reading goes up for a time.
+    pub details: Vec<DetailRow>,
+    /// Readings out of history that are on their way up.
+    pub backfills: Vec<BackfillRow>,
+}
+
+/// Commands of one uplink.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CommandCounts {
+    /// `[uplink.NAME]`.
+    pub uplink: String,
+    /// What it may ask for.
+    pub allowed: Vec<String>,
+    /// Carried out, ever.
+    pub done: u64,
+    /// Refused, ever.
+    pub refused: u64,
+    /// Known already and answered again, ever.
+    pub repeated: u64,
+}
+
+/// A `detail` that is at work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DetailRow {
+    /// Which uplink.
+    pub uplink: String,
+    /// The command's id.
+    pub id: String,
+    /// Which series, as a glob.
+    pub series: String,
+    /// Of this pipeline alone.
+    pub pipeline: Option<String>,
+    /// Until when, milliseconds since the epoch.
+    pub until: i64,
+    /// Readings sent so far.
+    pub sent: u64,
+}
+
+/// A `backfill` that is at work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BackfillRow {
+    /// Which uplink.
+    pub uplink: String,
+    /// The command's id.
+    pub id: String,
+    /// Which series, as a glob.
+    pub series: String,
+    /// Of this pipeline alone.
+    pub pipeline: Option<String>,
+    /// From this time on, milliseconds since the epoch.
+    pub from: i64,
+    /// Up to this time, not in it, milliseconds since the epoch.
+    pub to: i64,
+    /// Readings sent so far.
+    pub sent: u64,
 }
 
 /// Alarms and silent series.

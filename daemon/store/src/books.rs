@@ -58,6 +58,12 @@ pub(crate) mod own {
     pub(crate) const ALARMS_SUPPRESSED: &str = "alarms-suppressed";
     /// Store: alarms that were not kept because there were too many.
     pub(crate) const ALARMS_LOST: &str = "alarms-lost";
+    /// Uplink: commands that were carried out.
+    pub(crate) const COMMANDS_DONE: &str = "commands-done";
+    /// Uplink: commands that were refused.
+    pub(crate) const COMMANDS_REFUSED: &str = "commands-refused";
+    /// Uplink: commands that came again.
+    pub(crate) const COMMANDS_REPEATED: &str = "commands-repeated";
     /// Store: readings of series that there is no room to listen for.
     pub(crate) const SERIES_UNHEARD: &str = "series-unheard";
     /// Pipeline: length of its windows, nanoseconds.
@@ -140,6 +146,12 @@ impl Books {
         for (reason, by) in &counts.dropped {
             self.dropped(Scope::Source, source, reason, *by);
         }
+    }
+
+    /// Items that wait for an uplink.
+    pub(crate) fn waiting(&self, uplink: &str) -> u64 {
+        let counts = self.ledger.uplinks.get(uplink);
+        counts.map_or(0, |counts| counts.waiting)
     }
 
     fn change(&mut self, scope: Scope, name: &Arc<str>, counter: Cow<'static, str>, by: i64) {

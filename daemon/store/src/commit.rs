@@ -2,6 +2,7 @@
 //! it failed, after everything in memory was loaded anew.
 
 mod alarms;
+mod commands;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -70,6 +71,7 @@ pub(crate) fn write(
         setup,
         wall: frozen.idle.wall,
         monotonic: frozen.idle.monotonic,
+        synced: frozen.idle.synced,
         json: Vec::new(),
         progress: orders::Progress::default(),
         written: Written::default(),
@@ -85,6 +87,13 @@ pub(crate) fn write(
     Ok(written)
 }
 
+/// Which command asked for a reading.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks<'a> {
+    detail: Option<&'a str>,
+    backfill: Option<&'a str>,
+}
+
 struct Commit<'a> {
     conn: &'a Connection,
     image: &'a mut Image,
@@ -93,6 +102,8 @@ struct Commit<'a> {
     wall: i64,
     /// The present monotonic clock, nanoseconds.
     monotonic: i64,
+    /// Whether the wall clock is known to be set.
+    synced: bool,
     /// One item at a time; kept for its allocation.
     json: Vec<u8>,
     progress: orders::Progress,
@@ -163,9 +174,13 @@ impl Commit<'_> {
         }
         self.progress.write(self.conn)?;
         for request in &group.acknowledgements {
-            let done = self.acknowledge(request)?;
+            let done = self.acknowledge(&request.selection, &request.by, request.at)?;
             self.written.acknowledged.push(done);
         }
+        for command in &group.commands {
+            self.command(command)?;
+        }
+        self.commands_by_time()?;
         self.alarms_by_time()?;
         for attempt in &group.attempts {
             match attempt {
@@ -361,6 +376,7 @@ impl Commit<'_> {
         if !pipeline.readings.is_empty() {
             self.readings(outcome.pipeline, &outcome.stored)?;
         }
+        self.detail(outcome.pipeline, &outcome.stored)?;
         for alarm in &outcome.alarms {
             let generation = outcome
                 .generation
@@ -372,25 +388,12 @@ impl Commit<'_> {
     }
 
     fn readings(&mut self, index: usize, batch: &Batch) -> Result<(), rusqlite::Error> {
-        let pipeline = &self.setup.pipelines[index];
-        let measures = &self.setup.config.measures;
+        let setup = self.setup;
         for row in 0..batch.len() {
             let series = self.image.history.known[batch.series[row] as usize];
-            let time = millis(batch.time[row]);
-            let quality = batch.quality(row);
-            let item = Item::Reading(ReadingItem {
-                pipeline: &pipeline.name,
-                series: batch.name(row),
-                measure: series.and_then(|series| measures.text(series.measure?)),
-                time,
-                value: JsonValue::from(batch.value(row)),
-                quality: match quality {
-                    Quality::Good => None,
-                    Quality::Uncertain | Quality::Bad => Some(quality.as_str()),
-                },
-            });
-            encode(&mut self.json, &item);
-            for &(uplink, priority) in &pipeline.readings {
+            let measure = series.and_then(|series| setup.config.measures.text(series.measure?));
+            let time = self.encode_reading(index, batch, row, measure, Marks::default());
+            for &(uplink, priority) in &setup.pipelines[index].readings {
                 let key = LaneKey {
                     uplink,
                     priority,
@@ -400,6 +403,34 @@ impl Commit<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Writes a row of a batch as an item into `json`. Returns its time in milliseconds.
+    fn encode_reading(
+        &mut self,
+        index: usize,
+        batch: &Batch,
+        row: usize,
+        measure: Option<&str>,
+        marks: Marks<'_>,
+    ) -> i64 {
+        let time = millis(batch.time[row]);
+        let quality = batch.quality(row);
+        let item = Item::Reading(ReadingItem {
+            pipeline: &self.setup.pipelines[index].name,
+            series: batch.name(row),
+            measure,
+            time,
+            value: JsonValue::from(batch.value(row)),
+            quality: match quality {
+                Quality::Good => None,
+                Quality::Uncertain | Quality::Bad => Some(quality.as_str()),
+            },
+            detail: marks.detail,
+            backfill: marks.backfill,
+        });
+        encode(&mut self.json, &item);
+        time
     }
 
     fn event(&mut self, event: &Event) -> Result<(), rusqlite::Error> {

@@ -7,7 +7,7 @@ use tidegate_domain::delivery::Settled;
 use tidegate_domain::receive_window::ReceiveWindow;
 use tidegate_domain::{AckToken, Arrival, BatchOutcome};
 
-use crate::input::{AcknowledgeAlarms, Event, Orders, SourceGap};
+use crate::input::{AcknowledgeAlarms, CommandInput, Event, Orders, SourceGap};
 use crate::setup::Bounds;
 
 /// How long answers of an uplink wait for company when nothing else makes a commit: they are only bookkeeping, and
@@ -29,6 +29,7 @@ pub(crate) struct Group {
     pub(crate) gaps: Vec<SourceGap>,
     pub(crate) events: Vec<Event>,
     pub(crate) acknowledgements: Vec<AcknowledgeAlarms>,
+    pub(crate) commands: Vec<CommandInput>,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) orders: Vec<Orders>,
     rows: usize,
@@ -104,6 +105,12 @@ impl Group {
         self.first.get_or_insert(now);
         self.urgent = true;
         self.acknowledgements.push(request);
+    }
+
+    pub(crate) fn push_command(&mut self, command: CommandInput, now: Instant) {
+        self.first.get_or_insert(now);
+        self.urgent = true;
+        self.commands.push(command);
     }
 
     pub(crate) fn push_attempt(&mut self, attempt: Attempt) {

@@ -14,6 +14,7 @@ use tidegate_domain::silence::Silence;
 use crate::alarms;
 use crate::books::{Books, Scope, own};
 use crate::clock::Clock;
+use crate::commands::{self, Commands};
 use crate::gaps::Gaps;
 use crate::history::History;
 use crate::identities::{self, Identities};
@@ -44,6 +45,7 @@ pub(crate) struct Image {
     /// Against the configuration.
     pub(crate) alarms_are_checked: bool,
     pub(crate) silence: Silence,
+    pub(crate) commands: Commands,
     /// Numbers of the configured pipelines and uplinks.
     pub(crate) pipeline_ids: Vec<i64>,
     pub(crate) uplink_ids: Vec<i64>,
@@ -93,6 +95,7 @@ impl Image {
             alarms_changed: true,
             alarms_are_checked: false,
             silence: alarms::load_silence(conn, setup, arrival)?,
+            commands: Commands::load(conn, setup, &uplink_ids, arrival)?,
             pipeline_ids,
             uplink_ids,
             clock,
@@ -114,6 +117,7 @@ pub(crate) fn register(conn: &Connection, setup: &Setup) -> Result<(), rusqlite:
     }
     identities::register(&transaction, setup)?;
     alarms::forget_sources(&transaction, setup)?;
+    commands::forget_uplinks(&transaction, &setup.uplinks)?;
     for pipeline in &setup.pipelines {
         zero(Scope::Pipeline, &pipeline.name, "selected")?;
         series::number(&transaction, "pipeline", &pipeline.name)?;

@@ -5,6 +5,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use tidegate_domain::alarm::Selection;
+use tidegate_domain::command;
 use tidegate_domain::delivery::Settled;
 use tidegate_domain::quarantine;
 use tidegate_domain::{AckToken, BatchOutcome, Ledger};
@@ -22,6 +23,8 @@ pub enum Input {
     Gap(SourceGap),
     /// Something happened to the gateway; it goes to every uplink.
     Event(Event),
+    /// A command came from the cloud.
+    Command(Box<CommandInput>),
     /// Somebody acknowledges alarms.
     Acknowledge(AcknowledgeAlarms),
     /// A redelivered message is about to be processed after an unclean exit. It is counted, and whatever came before it
@@ -101,6 +104,67 @@ impl From<Event> for Input {
     }
 }
 
+/// A command from the cloud, understood and judged. Its effect, its answer and the memory of it are one commit.
+#[derive(Clone, Debug)]
+pub struct CommandInput {
+    /// Index of the uplink that it came over.
+    pub uplink: usize,
+    /// Due after the commit.
+    pub ack: Option<AckToken>,
+    /// Names it; `None` where none could be read: then there is no answer.
+    pub id: Option<String>,
+    /// Which command, as far as that is known.
+    pub name: Option<command::Name>,
+    /// When it came, nanoseconds since the epoch.
+    pub at: i64,
+    /// What to do.
+    pub todo: Todo,
+}
+
+/// What a command wants of the store.
+#[derive(Clone, Debug)]
+pub enum Todo {
+    /// Say why not.
+    Refuse(String),
+    /// Answer with this.
+    Answer(serde_json::Value),
+    /// Send every reading of some series for a time.
+    Detail {
+        /// Which series, as a glob.
+        series: String,
+        /// Of this pipeline alone.
+        pipeline: Option<String>,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// Send readings out of history.
+    Backfill {
+        /// Which series, as a glob.
+        series: String,
+        /// Of this pipeline alone.
+        pipeline: Option<String>,
+        /// From this time on, milliseconds since the epoch.
+        from: i64,
+        /// Up to this time, not in it, likewise.
+        to: i64,
+        /// Readings at most.
+        limit: u64,
+    },
+    /// Acknowledge alarms.
+    Acknowledge {
+        /// Which.
+        selection: Selection,
+        /// On whose behalf.
+        by: String,
+    },
+}
+
+impl From<CommandInput> for Input {
+    fn from(command: CommandInput) -> Self {
+        Self::Command(Box::new(command))
+    }
+}
+
 /// A request to acknowledge alarms. It commits at once, and an event item names it.
 #[derive(Clone, Debug)]
 pub struct AcknowledgeAlarms {
@@ -154,6 +218,8 @@ pub struct Event {
 pub struct Committed {
     /// Acknowledgements that are due now: index of the source, its tokens.
     pub acks: Vec<(usize, Vec<AckToken>)>,
+    /// Acknowledgements of commands that are due now: index of the uplink, and the token where there is one.
+    pub commands: Vec<(usize, Option<AckToken>)>,
     /// Indices of the uplinks that have newly sealed messages.
     pub sealed: Vec<usize>,
     /// Windows closed by this commit, at most [`Committed::SUMMARIES`], for the page and the console.
@@ -260,6 +326,8 @@ pub struct StoreStats {
     pub alarms_active: u64,
     /// More of alarms and of silent series.
     pub alarms: AlarmStats,
+    /// Commands from the cloud.
+    pub commands: CommandStats,
     /// The last failed commit's error, until one succeeds.
     pub last_error: Option<String>,
 }
@@ -285,6 +353,64 @@ pub struct AlarmStats {
     pub stale_series: Arc<[StaleSeries]>,
     /// Readings of series that there is no room to listen for, since the database was made.
     pub unheard: u64,
+}
+
+/// Commands from the cloud.
+#[derive(Clone, Debug, Default)]
+pub struct CommandStats {
+    /// By uplink, in the configuration's order.
+    pub uplinks: Vec<CommandCounts>,
+    /// Series that go up in detail.
+    pub details: Arc<[DetailStats]>,
+    /// Readings out of history that go up.
+    pub backfills: Arc<[BackfillStats]>,
+}
+
+/// Commands of one uplink, since the database was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommandCounts {
+    /// Carried out.
+    pub done: u64,
+    /// Refused.
+    pub refused: u64,
+    /// Known already, and answered again.
+    pub repeated: u64,
+}
+
+/// A `detail` that is at work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetailStats {
+    /// Index of the uplink.
+    pub uplink: usize,
+    /// The command's id.
+    pub id: String,
+    /// Which series, as a glob.
+    pub series: String,
+    /// Of this pipeline alone.
+    pub pipeline: Option<String>,
+    /// Until when, nanoseconds since the epoch.
+    pub until: i64,
+    /// Readings sent so far.
+    pub sent: u64,
+}
+
+/// A `backfill` that is at work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackfillStats {
+    /// Index of the uplink.
+    pub uplink: usize,
+    /// The command's id.
+    pub id: String,
+    /// Which series, as a glob.
+    pub series: String,
+    /// Of this pipeline alone.
+    pub pipeline: Option<String>,
+    /// From this time on, nanoseconds since the epoch.
+    pub from: i64,
+    /// Up to this time, not in it, likewise.
+    pub to: i64,
+    /// Readings sent so far.
+    pub sent: u64,
 }
 
 /// What waits for one uplink.

@@ -11,6 +11,7 @@ mod archive;
 mod block;
 mod books;
 mod clock;
+mod commands;
 mod commit;
 mod config;
 mod disk;
@@ -47,8 +48,9 @@ pub use config::{
     UplinkConfig,
 };
 pub use input::{
-    AcknowledgeAlarms, AlarmStats, ClosedSummary, Committed, Event, Input, Orders, OutboxStats,
-    SourceGap, StoreState, StoreStats,
+    AcknowledgeAlarms, AlarmStats, BackfillStats, ClosedSummary, CommandCounts, CommandInput,
+    CommandStats, Committed, DetailStats, Event, Input, Orders, OutboxStats, SourceGap, StoreState,
+    StoreStats, Todo,
 };
 pub use quarantined::{Matching, OpenOrder, QuarantineEntry, QuarantinedRow, RowState};
 pub use reader::{LatestReading, ReadError, Reader, RejectedEntry};

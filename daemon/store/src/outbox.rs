@@ -563,7 +563,7 @@ impl Uplink {
     fn linger_of(&self, key: LaneKey) -> Duration {
         match key.kind {
             // Seldom and wanted at once.
-            ItemKind::Alarm | ItemKind::Gap => Duration::ZERO,
+            ItemKind::Alarm | ItemKind::Gap | ItemKind::Reply => Duration::ZERO,
             ItemKind::Event | ItemKind::Summary | ItemKind::Readings => self.linger,
         }
     }

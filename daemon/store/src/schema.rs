@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0002_identities.sql"),
     include_str!("../migrations/0003_alarms.sql"),
     include_str!("../migrations/0004_orders.sql"),
+    include_str!("../migrations/0005_commands.sql"),
 ];
 
 /// Marks the file as ours: "TIDE".

@@ -11,7 +11,7 @@ use tidegate_domain::outcome::StateChange;
 use tidegate_domain::{Arrival, Identity, Ledger};
 
 use crate::alarms::{self, ActiveAlarm, SHOWN, StaleSeries};
-use crate::books::own;
+use crate::books::{Scope, own};
 use crate::commit::{self, Frozen, Written};
 use crate::config::StoreConfig;
 use crate::disk::{self, Pages, Wal};
@@ -20,8 +20,8 @@ use crate::group::{Attempt, Due, Group, InFlight};
 use crate::identities;
 use crate::image::{self, Image};
 use crate::input::{
-    AcknowledgeAlarms, AlarmStats, ClosedSummary, Committed, Input, Orders, OutboxStats,
-    StoreState, StoreStats,
+    AcknowledgeAlarms, AlarmStats, BackfillStats, ClosedSummary, CommandCounts, CommandStats,
+    Committed, DetailStats, Input, Orders, OutboxStats, StoreState, StoreStats,
 };
 use crate::quarantine;
 use crate::reader::{ReadError, Reader};
@@ -287,6 +287,7 @@ impl Writer {
             Input::Settled(settled) => self.open.push_settled(settled, now),
             Input::Gap(gap) => self.open.push_gap(gap, now),
             Input::Event(event) => self.open.push_event(event, now),
+            Input::Command(command) => self.open.push_command(*command, now),
             Input::Acknowledge(request) => self.open.push_acknowledge(request, now),
             Input::Attempt { digest, reply } => {
                 self.open.push_attempt(Attempt::One { digest, reply });
@@ -447,6 +448,7 @@ impl Writer {
         let mut committed = self.commit(now)?;
         if let Some(earlier) = earlier {
             committed.acks.splice(0..0, earlier.acks);
+            committed.commands.splice(0..0, earlier.commands);
             committed.summaries.splice(0..0, earlier.summaries);
             committed.rows_tried += earlier.rows_tried;
             committed.orders += earlier.orders;
@@ -487,7 +489,12 @@ impl Writer {
     /// The monotonic clock at which something is due without any input.
     fn due_by_monotonic(&self) -> Option<i64> {
         let (_, image) = self.database.as_ref()?;
-        let due = [image.alarms.next_due(), image.silence.next_due()];
+        let waiting = |uplink: usize| image.books.waiting(&self.setup.uplinks[uplink]);
+        let due = [
+            image.alarms.next_due(),
+            image.silence.next_due(),
+            image.commands.next_due(waiting),
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -586,8 +593,13 @@ impl Writer {
             );
         }
         self.refresh();
+        let commands = group
+            .commands
+            .iter()
+            .map(|command| (command.uplink, command.ack));
         Committed {
             acks,
+            commands: commands.collect(),
             sealed: written.sealed.into_iter().collect(),
             summaries: written.summaries,
             rows_tried,
@@ -666,6 +678,7 @@ impl Writer {
         stats.oldest = image.history.oldest_arrival(conn).ok().flatten();
         stats.alarms_active = image.alarms.holding() as u64;
         refresh_alarms(&mut stats.alarms, image, &self.setup);
+        refresh_commands(&mut stats.commands, image, &self.setup);
         let uplinks = self.setup.uplinks.iter().enumerate();
         stats.outbox = uplinks
             .map(|(index, name)| {
@@ -725,6 +738,41 @@ fn refresh_alarms(stats: &mut AlarmStats, image: &mut Image, setup: &Setup) {
         heard,
     });
     stats.stale_series = stale.collect();
+}
+
+fn refresh_commands(stats: &mut CommandStats, image: &mut Image, setup: &Setup) {
+    if !std::mem::take(&mut image.commands.changed) {
+        return;
+    }
+    let books = &image.books;
+    let counts = |name: &Arc<str>| {
+        let own = |counter| crate::num::count(books.own(Scope::Uplink, name, counter).unwrap_or(0));
+        CommandCounts {
+            done: own(own::COMMANDS_DONE),
+            refused: own(own::COMMANDS_REFUSED),
+            repeated: own(own::COMMANDS_REPEATED),
+        }
+    };
+    stats.uplinks = setup.uplinks.iter().map(counts).collect();
+    let details = image.commands.details.iter().map(|detail| DetailStats {
+        uplink: detail.uplink,
+        id: detail.id.clone(),
+        series: detail.series.clone(),
+        pipeline: detail.pipeline.clone(),
+        until: detail.until,
+        sent: detail.sent,
+    });
+    stats.details = details.collect();
+    let backfills = image.commands.backfills.iter().map(|job| BackfillStats {
+        uplink: job.uplink,
+        id: job.id.clone(),
+        series: job.series.clone(),
+        pipeline: job.pipeline.clone(),
+        from: job.from,
+        to: job.to,
+        sent: job.sent,
+    });
+    stats.backfills = backfills.collect();
 }
 
 /// Somebody else is writing the log back, or reads what is in it.

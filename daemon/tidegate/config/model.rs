@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tidegate_domain::alarm;
+use tidegate_domain::command;
 use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::Severity;
 use tidegate_tls::TlsConfig;
@@ -354,6 +355,8 @@ pub(crate) struct Uplink {
     pub(crate) live_share: u16,
     /// Format and compression of messages.
     pub(crate) encoding: Encoding,
+    /// Commands that are taken over it.
+    pub(crate) commands: Vec<command::Name>,
 }
 
 impl Uplink {

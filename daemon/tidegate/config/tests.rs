@@ -384,6 +384,31 @@ fn kinds_that_come_later() {
 }
 
 #[test]
+fn which_commands_are_taken() {
+    let with = |text: &str| format!("[uplink.cloud]\ncommands = {text}");
+    check(
+        &[(
+            "[uplink.cloud]",
+            &with("[\"report\", \"reprt\", \"report\"]"),
+        )],
+        &[
+            "error tidegate.toml:11:23 there is no command `reprt` (did you mean `report`?)",
+            "error tidegate.toml:11:32 `report` is allowed twice",
+        ],
+    );
+    let text = GOOD.replacen("[uplink.cloud]", &with("[\"detail\", \"rollback\"]"), 1);
+    let config = good(&[("tidegate.toml", &text)], &[]);
+    let words: Vec<&str> = config.uplinks[0]
+        .commands
+        .iter()
+        .map(|c| c.as_str())
+        .collect();
+    assert_eq!(words, ["detail", "rollback"]);
+    let config = good(&[("tidegate.toml", GOOD)], &[]);
+    assert!(config.uplinks[0].commands.is_empty());
+}
+
+#[test]
 fn which_alarms_there_are() {
     check(
         &[(
@@ -1240,7 +1265,7 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
             &broker[..],
             &["topic", "linger", "max-message", "max-items"],
             &["failover", "failback", "rate-limit", "live-share"],
-            &["format", "compress"],
+            &["format", "compress", "commands"],
         ]
         .concat(),
     );

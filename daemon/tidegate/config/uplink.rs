@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegate_domain::command::Name;
 use tidegate_domain::limits::{OUTBOX_ITEM_BYTES, PACKET_BYTES};
 use tidegate_store::UplinkConfig;
 use tidegate_uplink::payload::{Compress, Encoding, Format};
@@ -82,6 +83,7 @@ pub(super) fn uplink(
     let format = section.choice(cx, "format", &formats, "json");
     let compressions = [("none", Compress::None), ("zstd", Compress::Zstd)];
     let compress = section.choice(cx, "compress", &compressions, "none");
+    let commands = commands(cx, &mut section);
     let id_place = section.key_place("client-id").or(Some(entry.place));
     let file_place = section.key_place("password-file");
     section.finish(cx);
@@ -107,6 +109,7 @@ pub(super) fn uplink(
             format: format?,
             compress: compress?,
         },
+        commands,
     };
     for (host, port) in uplink.addresses() {
         identities.push(Identity {
@@ -118,6 +121,29 @@ pub(super) fn uplink(
         });
     }
     Some(uplink)
+}
+
+fn commands(cx: &mut Checker, section: &mut Section<'_>) -> Vec<Name> {
+    let words = section.texts(cx, "commands");
+    if words.is_none() {
+        section.default(cx, "commands", "[]");
+    }
+    let mut commands = Vec::new();
+    for word in words.unwrap_or_default() {
+        match Name::find(&word.value) {
+            Some(name) if commands.contains(&name) => {
+                let message = format!("`{name}` is allowed twice");
+                cx.error(word.place, message, "remove one of the two".to_owned());
+            }
+            Some(name) => commands.push(name),
+            None => {
+                let message = format!("there is no command `{}`", word.value);
+                let help = suggest(&word.value, &Name::ALL.map(Name::as_str));
+                cx.error(word.place, message, help);
+            }
+        }
+    }
+    commands
 }
 
 fn check_topic(cx: &mut Checker, topic: &At<String>) {

@@ -167,6 +167,7 @@ pub(crate) const MAX_IN_FLIGHT: usize = 16_384;
 pub(crate) struct Topics {
     kinds: [String; ItemKind::ALL.len()],
     pub(crate) status: String,
+    pub(crate) command: String,
 }
 
 impl Topics {
@@ -228,6 +229,7 @@ impl MqttUplinkConfig {
         Ok(Topics {
             kinds,
             status: fill("status")?,
+            command: fill("command")?,
         })
     }
 }

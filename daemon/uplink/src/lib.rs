@@ -5,6 +5,7 @@
 //! ([`Outbox`]) and the store's inbox. The outbox is the only queue: no message is kept here beyond the window that is
 //! in flight, and an outage of any length costs nothing but the attempts to connect.
 
+mod commands;
 mod config;
 mod link;
 mod outbox;
@@ -14,6 +15,7 @@ mod status;
 mod tests;
 mod uplink;
 
+pub use commands::IncomingCommand;
 pub use config::{
     Broker, ConfigError, Credentials, MqttUplinkConfig, Reconnect, Transport, Version,
     default_window,

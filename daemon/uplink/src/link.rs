@@ -1,6 +1,7 @@
-//! The seam to the MQTT client library: one connection, both versions of the protocol, five things that can happen.
+//! The seam to the MQTT client library: one connection, both versions of the protocol, few things that can happen.
 //!
-//! Every connection is made with a fresh client and a clean session. The library keeps what was not acknowledged and
+//! Every connection is made with a fresh client, and with a clean session unless commands are taken: then the broker keeps
+//! those for us. The library keeps what was not acknowledged and
 //! sends it again by itself, the broker may keep a session as well, and either would send what the outbox sends again
 //! anyway; a client that was never used before has nothing to send, and none of the library's states that survive a
 //! connection (a packet id that collided, an acknowledgement that never comes) can follow us to the next.
@@ -10,12 +11,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rumqttc::v5;
 use rumqttc::v5::mqttbytes::v5::{DisconnectReasonCode, PubAck, PubAckReason, PublishProperties};
 use rumqttc::{NetworkOptions, Outgoing, Packet, QoS, TlsConfiguration, TlsError};
 use tidegate_domain::delivery::EndedBy;
 use tidegate_tls::{Prepared, Tls};
 
+use crate::commands;
 use crate::config::{Broker, MqttUplinkConfig, Transport, Version};
 
 /// What happens on a connection.
@@ -37,6 +40,22 @@ pub(crate) enum LinkEvent {
         /// Its reason, where it refused.
         refusal: Option<String>,
     },
+    /// A command came in.
+    Command {
+        /// Its packet id; `None` at QoS 0.
+        pkid: Option<u16>,
+        /// The broker had kept it for whoever subscribes.
+        retained: bool,
+        /// The bytes.
+        payload: Bytes,
+    },
+    /// The broker answered to the subscription.
+    Subscribed {
+        /// Why it refused, where it did.
+        refusal: Option<String>,
+    },
+    /// Something came in that is larger than we take. The connection ends.
+    Oversize,
     /// Our farewell is out.
     Left,
     /// It is over. Nothing happens after that.
@@ -60,6 +79,17 @@ pub(crate) struct Will<'a> {
     pub(crate) payload: Vec<u8>,
 }
 
+/// What the broker keeps for us between connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// Nothing: we take no commands.
+    None,
+    /// Commands.
+    Kept,
+    /// Commands, from now on: what it kept before is thrown away.
+    Anew,
+}
+
 /// Begins a connection to one of the brokers; [`Driver::next`] makes it. `prepared` is what its TLS is made of, where it
 /// has any.
 pub(crate) fn open(
@@ -68,9 +98,16 @@ pub(crate) fn open(
     login: Option<Login>,
     will: Will<'_>,
     prepared: Option<&Prepared>,
+    session: Session,
 ) -> (Sender, Driver) {
-    // Room for the window, the status, the farewell and the disconnection: a submission never finds it full.
-    let queue = config.in_flight.messages + 8;
+    // Room for the window, acknowledgements of commands, the subscription, the status, the farewell and the disconnection:
+    // a submission never finds it full.
+    let commands = match session {
+        Session::None => 0,
+        Session::Kept | Session::Anew => commands::WAITING,
+    };
+    let queue = config.in_flight.messages + commands + 8;
+    let incoming = incoming_packet(session);
     // Twice the window, so that a broker that acknowledges out of order does not make packet ids collide at once.
     let packet_ids = u16::try_from(queue * 2).unwrap_or(u16::MAX);
     // The library waits this long for a flush, too: a slow line fills its buffer with what is one window.
@@ -100,9 +137,10 @@ pub(crate) fn open(
             options
                 .set_transport(transport)
                 .set_keep_alive(config.keep_alive)
-                .set_clean_session(true)
+                .set_clean_session(session != Session::Kept)
+                .set_manual_acks(true)
                 .set_inflight(packet_ids)
-                .set_max_packet_size(INCOMING_PACKET, outgoing_packet(config))
+                .set_max_packet_size(incoming, outgoing_packet(config))
                 .set_last_will(rumqttc::LastWill::new(
                     will.topic,
                     will.payload,
@@ -122,9 +160,10 @@ pub(crate) fn open(
             options
                 .set_transport(transport)
                 .set_keep_alive(config.keep_alive)
-                .set_clean_start(true)
+                .set_clean_start(session != Session::Kept)
+                .set_manual_acks(true)
                 .set_outgoing_inflight_upper_limit(packet_ids)
-                .set_max_packet_size(u32::try_from(INCOMING_PACKET).ok())
+                .set_max_packet_size(u32::try_from(incoming).ok())
                 .set_connection_timeout(patience)
                 .set_network_options(network)
                 .set_last_will(v5::mqttbytes::v5::LastWill::new(
@@ -136,6 +175,12 @@ pub(crate) fn open(
                 ));
             if let Some(login) = login {
                 options.set_credentials(login.username, login.password);
+            }
+            if session != Session::None {
+                let expiry = commands::SESSION_EXPIRY.as_secs();
+                options
+                    .set_session_expiry_interval(u32::try_from(expiry).ok())
+                    .set_receive_maximum(Some(commands::RECEIVE_MAXIMUM));
             }
             let (client, events) = v5::AsyncClient::new(options, queue);
             let driver = Driver::new(EventLoop::V5(Box::new(events)), config.keep_alive, tls);
@@ -159,8 +204,18 @@ pub(crate) fn overhead(topic: usize, content_type: &str) -> usize {
     topic + content_type.len() + 20
 }
 
-/// We subscribe to nothing, so that acknowledgements are the largest that comes in; with MQTT 5 they carry texts.
+/// Without commands acknowledgements are the largest that comes in; with MQTT 5 they carry texts.
 const INCOMING_PACKET: usize = 64 * 1024;
+
+/// The largest packet that is read. A command has room for its topic and properties, and one that is too long is refused in
+/// words; what is larger still ends the connection, and the next one throws away what the broker kept, or it
+/// would send the same again for ever.
+fn incoming_packet(session: Session) -> usize {
+    match session {
+        Session::None => INCOMING_PACKET,
+        Session::Kept | Session::Anew => 4 * INCOMING_PACKET,
+    }
+}
 
 /// The library ends the connection over a packet that is larger. Messages are measured before, see [`overhead`]; the
 /// status is small, and must be able to go out however small the messages have to be.
@@ -205,6 +260,41 @@ impl Sender {
         }
     }
 
+    /// Subscribes to a topic at QoS 1; [`LinkEvent::Subscribed`] follows.
+    pub(crate) fn subscribe(&self, topic: &str) -> Result<(), NotTaken> {
+        match self {
+            Self::V311(client) => client
+                .try_subscribe(topic, QoS::AtLeastOnce)
+                .map_err(|_| NotTaken),
+            Self::V5(client) => {
+                let mut filter =
+                    v5::mqttbytes::v5::Filter::new(topic, v5::mqttbytes::QoS::AtLeastOnce);
+                // A command that somebody left there, perhaps years ago, is none.
+                filter.retain_forward_rule = v5::mqttbytes::v5::RetainForwardRule::Never;
+                filter.preserve_retain = true;
+                client.try_subscribe_many([filter]).map_err(|_| NotTaken)
+            }
+        }
+    }
+
+    /// Acknowledges a command of this connection.
+    pub(crate) fn acknowledge(&self, pkid: u16) -> Result<(), NotTaken> {
+        match self {
+            Self::V311(client) => {
+                let mut publish =
+                    rumqttc::mqttbytes::v4::Publish::new("", QoS::AtLeastOnce, Vec::new());
+                publish.pkid = pkid;
+                client.try_ack(&publish).map_err(|_| NotTaken)
+            }
+            Self::V5(client) => {
+                let qos = v5::mqttbytes::QoS::AtLeastOnce;
+                let mut publish = v5::mqttbytes::v5::Publish::new("", qos, Vec::new(), None);
+                publish.pkid = pkid;
+                client.try_ack(&publish).map_err(|_| NotTaken)
+            }
+        }
+    }
+
     /// Says farewell, so that the last will is not published; [`LinkEvent::Left`] follows.
     pub(crate) fn leave(&self) -> Result<(), NotTaken> {
         match self {
@@ -222,6 +312,7 @@ pub(crate) struct Driver {
     tls: Option<Arc<Tls>>,
     /// How it ended; told after what came in before.
     ended: Option<(EndedBy, String)>,
+    oversize: bool,
     over: bool,
 }
 
@@ -237,6 +328,7 @@ impl Driver {
             keep_alive,
             tls,
             ended: None,
+            oversize: false,
             over: false,
         }
     }
@@ -253,6 +345,9 @@ impl Driver {
                 // saves a message from being sent twice.
                 if let Some(event) = self.left_over() {
                     return (self, event);
+                }
+                if std::mem::take(&mut self.oversize) {
+                    return (self, LinkEvent::Oversize);
                 }
                 if let Some((by, reason)) = self.ended.take() {
                     self.over = true;
@@ -276,6 +371,7 @@ impl Driver {
                     let reason = tls
                         .and_then(|tls| explained_v311(tls, &error))
                         .unwrap_or_else(|| error.to_string());
+                    self.oversize = is_oversize_v311(&error);
                     Err((ended_by_v311(&error), reason))
                 }
             },
@@ -293,6 +389,7 @@ impl Driver {
                     let reason = tls
                         .and_then(|tls| explained_v5(tls, &error))
                         .unwrap_or_else(|| error.to_string());
+                    self.oversize = is_oversize_v5(&error);
                     Err((ended_by_v5(&error), reason))
                 }
             },
@@ -323,6 +420,21 @@ fn event_v311(event: rumqttc::Event) -> Option<LinkEvent> {
                     max_packet: None,
                 });
             }
+            if let Packet::Publish(publish) = packet {
+                return Some(LinkEvent::Command {
+                    pkid: (publish.qos == QoS::AtLeastOnce).then_some(publish.pkid),
+                    retained: publish.retain,
+                    payload: publish.payload,
+                });
+            }
+            if let Packet::SubAck(ack) = packet {
+                return Some(LinkEvent::Subscribed {
+                    refusal: ack
+                        .return_codes
+                        .contains(&rumqttc::SubscribeReasonCode::Failure)
+                        .then(|| "the broker refused the subscription to commands".to_owned()),
+                });
+            }
             let Packet::PubAck(ack) = packet else {
                 return None;
             };
@@ -345,6 +457,18 @@ fn event_v5(event: v5::Event) -> Option<LinkEvent> {
                     max_packet: said.as_ref().and_then(|said| said.max_packet_size),
                 });
             }
+            if let v5::Incoming::Publish(publish) = packet {
+                return Some(LinkEvent::Command {
+                    pkid: (publish.qos == v5::mqttbytes::QoS::AtLeastOnce).then_some(publish.pkid),
+                    retained: publish.retain,
+                    payload: publish.payload,
+                });
+            }
+            if let v5::Incoming::SubAck(ack) = packet {
+                return Some(LinkEvent::Subscribed {
+                    refusal: subscription_refusal(&ack),
+                });
+            }
             let v5::Incoming::PubAck(ack) = packet else {
                 return None;
             };
@@ -354,6 +478,43 @@ fn event_v5(event: v5::Event) -> Option<LinkEvent> {
             })
         }
     }
+}
+
+fn subscription_refusal(ack: &v5::mqttbytes::v5::SubAck) -> Option<String> {
+    use v5::mqttbytes::v5::SubscribeReasonCode;
+    let refused = ack
+        .return_codes
+        .iter()
+        .find(|code| !matches!(code, SubscribeReasonCode::Success(_)))?;
+    let text = ack
+        .properties
+        .as_ref()
+        .and_then(|said| said.reason_string.clone());
+    let text = text.map(|text| format!(": {text}")).unwrap_or_default();
+    Some(format!(
+        "the broker refused the subscription to commands: {refused:?}{text}"
+    ))
+}
+
+fn is_oversize_v311(error: &rumqttc::ConnectionError) -> bool {
+    use rumqttc::{ConnectionError, StateError, mqttbytes};
+    matches!(
+        error,
+        ConnectionError::MqttState(StateError::Deserialization(
+            mqttbytes::Error::PayloadSizeLimitExceeded(_)
+        ))
+    )
+}
+
+fn is_oversize_v5(error: &v5::ConnectionError) -> bool {
+    use v5::{ConnectionError, StateError, mqttbytes};
+    matches!(
+        error,
+        ConnectionError::MqttState(
+            StateError::Deserialization(mqttbytes::Error::PayloadSizeLimitExceeded { .. })
+                | StateError::IncomingPacketTooLarge { .. }
+        )
+    )
 }
 
 fn outgoing_event(outgoing: &Outgoing) -> Option<LinkEvent> {

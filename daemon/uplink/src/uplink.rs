@@ -8,6 +8,8 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
+use tidegate_domain::AckToken;
 use tidegate_domain::backoff::Backoff;
 use tidegate_domain::delivery::{
     Action, Brokers, Delivery, EndedBy, Horizon, Request, SealedMessage, Settled, Share,
@@ -21,6 +23,7 @@ use tokio::task::{self, JoinError, JoinHandle};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::commands::{Due, IncomingCommand, Waiting};
 use crate::config::{Broker, ConfigError, Credentials, MqttUplinkConfig, Topics, Transport};
 use crate::link::{self, Driver, LinkEvent, Login, NotTaken, Sender, Will};
 use crate::outbox::{Outbox, OutboxError};
@@ -66,6 +69,7 @@ pub fn mqtt<T: From<Settled>>(
         stop: watch::Sender::new(false),
         says: watch::Sender::new(config.status.clone()),
         status: watch::Sender::new(UplinkStatus::new(&config.name)),
+        acknowledgements: Due::default(),
     };
     let uplink = MqttUplink {
         topics,
@@ -84,6 +88,10 @@ pub fn mqtt<T: From<Settled>>(
         stop: handle.stop.subscribe(),
         says: handle.says.subscribe(),
         status: handle.status.clone(),
+        acknowledgements: handle.acknowledgements.clone(),
+        commands: None,
+        waiting: Waiting::default(),
+        session_is_poisoned: false,
         config,
     };
     Ok((uplink, handle))
@@ -98,6 +106,7 @@ pub struct UplinkHandle {
     stop: watch::Sender<bool>,
     says: watch::Sender<Status>,
     status: watch::Sender<UplinkStatus>,
+    acknowledgements: Due,
 }
 
 impl UplinkHandle {
@@ -111,6 +120,11 @@ impl UplinkHandle {
     /// becomes `offline`, and [`MqttUplink::run`] returns. Dropping every handle does the same.
     pub fn stop(&self) {
         self.stop.send_replace(true);
+    }
+
+    /// What a command did is committed: the broker may forget it.
+    pub fn acknowledge(&self, token: AckToken) {
+        self.acknowledgements.push(token);
     }
 
     /// How the uplink is.
@@ -175,6 +189,12 @@ pub struct MqttUplink<T> {
     stop: watch::Receiver<bool>,
     says: watch::Receiver<Status>,
     status: watch::Sender<UplinkStatus>,
+    acknowledgements: Due,
+    /// Where commands go; `None` where none are taken.
+    commands: Option<mpsc::Sender<IncomingCommand>>,
+    waiting: Waiting,
+    /// The broker keeps something for us that ends every connection.
+    session_is_poisoned: bool,
 }
 
 /// How a connection, or the wait for the next, ended.
@@ -199,6 +219,9 @@ enum Happened<'a, T> {
     StatusChanged,
     Tick,
     InboxFree(Permit<'a, T>),
+    CommandsFree(Permit<'a, IncomingCommand>),
+    CommandsClosed,
+    CommandsCommitted,
     InboxClosed,
     StopWanted,
     StopOverdue,
@@ -268,6 +291,14 @@ enum Farewell {
 }
 
 impl<T: From<Settled> + Send> MqttUplink<T> {
+    /// Takes commands, at QoS 1 on the topic's kind `command`, and hands them to `commands`. Each is to be answered with
+    /// [`UplinkHandle::acknowledge`] once it is committed; until then the broker keeps it, also while we are away.
+    #[must_use]
+    pub fn taking_commands(mut self, commands: mpsc::Sender<IncomingCommand>) -> Self {
+        self.commands = Some(commands);
+        self
+    }
+
     /// Runs until it is stopped. Lost connections are made again for ever.
     ///
     /// # Errors
@@ -376,8 +407,17 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             topic: &self.topics.status,
             payload: payload::offline(&self.config.gateway),
         };
+        let kept = match (
+            &self.commands,
+            std::mem::take(&mut self.session_is_poisoned),
+        ) {
+            (None, _) => link::Session::None,
+            (Some(_), false) => link::Session::Kept,
+            (Some(_), true) => link::Session::Anew,
+        };
         let broker = self.broker();
-        let (sender, driver) = link::open(&self.config, broker, login, will, prepared.as_ref());
+        let (sender, driver) =
+            link::open(&self.config, broker, login, will, prepared.as_ref(), kept);
         let mut session = Session::new(sender, &self.config, &self.delivery);
         session.made_of = prepared.map(|prepared| prepared.generation);
         let outcome = self.serve(&mut session, driver).await;
@@ -386,6 +426,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         // where that was seen.
         let now = self.now();
         self.delivery.disconnected(now, EndedBy::Line, "");
+        self.waiting.disconnected();
         self.act(&mut session);
         let totals = self.delivery.totals();
         self.report(|status| {
@@ -415,6 +456,8 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         let mut fetch: Option<JoinHandle<Look>> = None;
         // Another handle on the inbox, so that a free place in it does not borrow all of the uplink.
         let inbox = self.settled.clone();
+        let commands = self.commands.clone();
+        let committed = self.acknowledgements.clone();
         loop {
             let held = self.delivery.wait(self.now());
             let happened = select! {
@@ -441,6 +484,11 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 () = wanted(&mut self.stop), if session.farewell == Farewell::None || session.comes_back() => {
                     Happened::StopWanted
                 }
+                permit = reserve(commands.as_ref()), if !self.waiting.is_empty() => match permit {
+                    Some(permit) => Happened::CommandsFree(permit),
+                    None => Happened::CommandsClosed,
+                },
+                () = committed.some() => Happened::CommandsCommitted,
                 () = &mut overdue, if session.farewell != Farewell::None => Happened::StopOverdue,
             };
             // Whatever happened at the same time comes after it: once a stop is wanted, nothing new is sent.
@@ -480,6 +528,20 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             }
             Happened::Paced => {}
             Happened::LookedBack(reached) => self.looked_back(session, reached),
+            Happened::Link(LinkEvent::Command {
+                pkid,
+                retained,
+                payload,
+            }) => self.command(session, pkid, retained, payload),
+            Happened::Link(LinkEvent::Subscribed { refusal }) => self.subscribed(refusal),
+            Happened::Link(LinkEvent::Oversize) => self.poisoned(),
+            Happened::CommandsFree(permit) => {
+                if let Some(command) = self.waiting.pop() {
+                    permit.send(command);
+                }
+            }
+            Happened::CommandsClosed => self.waiting = Waiting::default(),
+            Happened::CommandsCommitted => self.acknowledge(session),
             Happened::Link(LinkEvent::Left) => session.farewell = Farewell::Left,
             Happened::Link(LinkEvent::Ended { by, reason }) => {
                 self.delivery.disconnected(now, by, &reason);
@@ -596,6 +658,63 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         let uplink = &self.config.name;
         let Broker { host, port, .. } = self.broker();
         info!(uplink, host, port, reconnects, "connected");
+        if self.commands.is_some() && session.sender.subscribe(&self.topics.command).is_err() {
+            session.dropped = Some("the MQTT client did not take the subscription".to_owned());
+        }
+    }
+
+    /// A command came in. It waits for whoever carries it out; the broker keeps it until that is committed.
+    fn command(
+        &mut self,
+        session: &mut Session,
+        pkid: Option<u16>,
+        retained: bool,
+        payload: Bytes,
+    ) {
+        let command = IncomingCommand {
+            uplink: self.config.index,
+            payload,
+            retained,
+            ack: pkid.map(|pkid| AckToken {
+                connection: self.connections,
+                id: u64::from(pkid),
+            }),
+        };
+        if !self.waiting.push(command) {
+            session.dropped =
+                Some("the broker sends more commands than can be held; they come again".to_owned());
+        }
+    }
+
+    /// The broker would send it again for ever: the next connection begins anew.
+    fn poisoned(&mut self) {
+        let uplink = &self.config.name;
+        warn!(
+            uplink,
+            "the broker sent a packet that is larger than any command; what else it kept for us is thrown away with it"
+        );
+        self.session_is_poisoned = true;
+    }
+
+    fn subscribed(&self, refusal: Option<String>) {
+        let uplink = &self.config.name;
+        match refusal {
+            Some(reason) => {
+                warn!(uplink, reason, "no commands come over this connection");
+                self.report(|status| status.last_error = Some(reason));
+            }
+            None => debug!(uplink, "commands may come"),
+        }
+    }
+
+    /// Acknowledges the commands of this connection that are committed.
+    fn acknowledge(&self, session: &mut Session) {
+        for pkid in self.acknowledgements.take(self.connections) {
+            if session.sender.acknowledge(pkid).is_err() {
+                session.dropped =
+                    Some("the MQTT client did not take an acknowledgement".to_owned());
+            }
+        }
     }
 
     /// Begins a look at the outbox, where there is a reason and room.
@@ -944,6 +1063,13 @@ fn say<T: From<Settled>>(permit: Permit<'_, T>, unsaid: &mut VecDeque<Settled>) 
     if let Some(settled) = unsaid.pop_front() {
         permit.send(settled.into());
     }
+}
+
+/// A place for a command; `None` where nobody takes any more.
+async fn reserve(
+    commands: Option<&mpsc::Sender<IncomingCommand>>,
+) -> Option<Permit<'_, IncomingCommand>> {
+    commands?.reserve().await.ok()
 }
 
 fn inbox_closed(config: &MqttUplinkConfig) -> UplinkError {

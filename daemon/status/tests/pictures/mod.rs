@@ -114,6 +114,36 @@ fn alarms(now: i64) -> AlarmsStatus {
     }
 }
 
+/// One uplink that takes commands, and one of each at work.
+fn commands(now: i64) -> CommandsStatus {
+    CommandsStatus {
+        uplinks: vec![CommandCounts {
+            uplink: "cloud".to_owned(),
+            allowed: vec!["detail".to_owned(), "backfill".to_owned()],
+            done: 14,
+            refused: 1,
+            repeated: 2,
+        }],
+        details: vec![DetailRow {
+            uplink: "cloud".to_owned(),
+            id: "7f3a".to_owned(),
+            series: "press/3/*".to_owned(),
+            pipeline: None,
+            until: now + 900_000,
+            sent: 812,
+        }],
+        backfills: vec![BackfillRow {
+            uplink: "cloud".to_owned(),
+            id: "7f3b".to_owned(),
+            series: "plant/<line1>/**".to_owned(),
+            pipeline: Some("temperature".to_owned()),
+            from: now - 86_400_000,
+            to: now - 3_600_000,
+            sent: 20_480,
+        }],
+    }
+}
+
 /// Nothing is configured.
 pub(crate) fn empty() -> Picture {
     let now = now();
@@ -317,6 +347,7 @@ pub(crate) fn rich() -> Picture {
         time: now,
         gateway: gateway(now),
         alarms: alarms(now),
+        commands: commands(now),
         sources: vec![
             SourceStatus {
                 name: "plant".to_owned(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tidegate_domain::alarm::{Acknowledgement, Cause, Key, Mark, Owner, State, Tell};
+use tidegate_domain::alarm::{Acknowledgement, Cause, Key, Mark, Owner, Selection, State, Tell};
 use tidegate_domain::item::{AlarmItem, EventItem, ItemKind, Priority, millis};
 use tidegate_domain::outcome::{AlarmChange, AlarmState, Severity};
 use tidegate_domain::silence::{Fallen, Heard};
@@ -13,7 +13,7 @@ use super::{Commit, encode};
 use crate::alarms::{self, ACKNOWLEDGED_AT_ONCE};
 use crate::books::own;
 use crate::image::Image;
-use crate::input::{AcknowledgeAlarms, Event};
+use crate::input::Event;
 use crate::num::sql;
 use crate::outbox::LaneKey;
 use crate::setup::Setup;
@@ -125,15 +125,17 @@ impl Commit<'_> {
     /// Acknowledges alarms on somebody's behalf. Returns how many.
     pub(super) fn acknowledge(
         &mut self,
-        request: &AcknowledgeAlarms,
+        selection: &Selection,
+        by: &str,
+        at: i64,
     ) -> Result<usize, rusqlite::Error> {
         let mut tell = Vec::new();
         let by = Acknowledgement {
-            by: request.by.clone(),
-            at: request.at,
+            by: by.to_owned(),
+            at,
         };
         let alarms = &mut self.image.alarms;
-        let done = alarms.acknowledge(&request.selection, &by, ACKNOWLEDGED_AT_ONCE, &mut tell);
+        let done = alarms.acknowledge(selection, &by, ACKNOWLEDGED_AT_ONCE, &mut tell);
         self.tell(&tell)?;
         Ok(done)
     }

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod bounds;
+mod commands;
 mod crash;
 mod history;
 mod identities;

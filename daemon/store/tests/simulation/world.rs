@@ -1151,6 +1151,7 @@ impl Received {
                 });
             }
             ItemKind::Event => drop(text("code")?),
+            ItemKind::Reply => drop(text("id")?),
         }
         Some(())
     }

@@ -1,0 +1,345 @@
+//! Commands from the cloud, between the uplink that took them in and the writer that carries them out: read, judged by
+//! the configuration, and handed over at a bounded pace.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tidegate_domain::alarm::Selection;
+use tidegate_domain::command::{self, DETAIL, Name, Pace, Refusal, Until, What};
+use tidegate_domain::limits::OUTBOX_ITEM_BYTES;
+use tidegate_domain::series::SeriesFilter;
+use tidegate_domain::{Arrival, item};
+use tidegate_status::view::View;
+use tidegate_store::{CommandInput, Todo};
+use tidegate_uplink::IncomingCommand;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::clock;
+use crate::observe::Observer;
+use crate::writer::ToWriter;
+
+/// Commands of one uplink that wait for the desk. What is beyond waits in the uplink, and then at the broker.
+pub(crate) const QUEUE: usize = 8;
+/// Commands of one uplink that are handed over and not committed yet.
+pub(crate) const AT_ONCE: usize = 8;
+/// Bytes of a report. What makes it larger is left out, the largest parts first, and named.
+const REPORT_BYTES: usize = OUTBOX_ITEM_BYTES - 4096;
+/// Errors that a report tells.
+const REPORT_ERRORS: usize = 10;
+
+/// One uplink's commands.
+pub(crate) struct Desk {
+    /// The uplink's name.
+    pub(crate) uplink: String,
+    /// What it may ask for.
+    pub(crate) allowed: BTreeSet<Name>,
+    pub(crate) commands: mpsc::Receiver<IncomingCommand>,
+    pub(crate) inbox: mpsc::Sender<ToWriter>,
+    /// Places for commands that are not committed yet; the writer gives them back.
+    pub(crate) room: Arc<Semaphore>,
+    pub(crate) observer: Arc<Observer>,
+}
+
+impl Desk {
+    /// Works until the uplink or the writer has ended.
+    pub(crate) async fn run(mut self) {
+        let origin = Instant::now();
+        let mut pace = Pace::new(origin.elapsed());
+        while let Some(incoming) = self.commands.recv().await {
+            while let Err(wait) = pace.take(origin.elapsed()) {
+                tokio::time::sleep(wait).await;
+            }
+            match self.room.acquire().await {
+                Ok(place) => place.forget(),
+                Err(_) => return,
+            }
+            let report = || report(&self.observer);
+            let input = judge(&incoming, &self.uplink, &self.allowed, clock::now(), report);
+            self.log(&input, incoming.payload.len());
+            if self
+                .inbox
+                .send(ToWriter::Input(input.into()))
+                .await
+                .is_err()
+            {
+                // It was not acknowledged, and comes again.
+                return;
+            }
+        }
+    }
+
+    /// Every command is on record, whoever sent it and whatever came of it.
+    fn log(&self, input: &CommandInput, bytes: usize) {
+        let uplink = &self.uplink;
+        let id = input.id.as_deref().unwrap_or("none");
+        let command = input.name.map_or("unknown", Name::as_str);
+        match &input.todo {
+            Todo::Refuse(why) => {
+                tracing::warn!(uplink, id, command, bytes, "command refused: {why}");
+            }
+            Todo::Answer(_)
+            | Todo::Detail { .. }
+            | Todo::Backfill { .. }
+            | Todo::Acknowledge { .. } => tracing::info!(uplink, id, command, "command"),
+        }
+    }
+}
+
+/// What is to be done about a payload.
+fn judge(
+    incoming: &IncomingCommand,
+    uplink: &str,
+    allowed: &BTreeSet<Name>,
+    now: Arrival,
+    report: impl FnOnce() -> Value,
+) -> CommandInput {
+    let (id, name, todo) = match command::parse(&incoming.payload) {
+        Ok(command) => {
+            let name = command.what.name();
+            let todo = if incoming.retained {
+                Err(
+                    "a retained command may be years old: send it without the retain flag"
+                        .to_owned(),
+                )
+            } else if !allowed.contains(&name) {
+                Err(format!(
+                    "this gateway takes no `{name}` over this uplink: `commands` in [uplink.{uplink}] of its configuration says what it takes"
+                ))
+            } else if let Some(expires) = command.expires
+                && now.synced
+                && item::millis(now.wall) > expires
+            {
+                Err("it has expired".to_owned())
+            } else {
+                decide(command.what, &command.id, uplink, now, report)
+            };
+            (Some(command.id), Some(name), todo)
+        }
+        Err(Refusal { id, name, text }) => (id, name, Err(text)),
+    };
+    CommandInput {
+        uplink: incoming.uplink,
+        ack: incoming.ack,
+        id,
+        name,
+        at: now.wall,
+        todo: todo.unwrap_or_else(Todo::Refuse),
+    }
+}
+
+fn decide(
+    what: What,
+    id: &str,
+    uplink: &str,
+    now: Arrival,
+    report: impl FnOnce() -> Value,
+) -> Result<Todo, String> {
+    Ok(match what {
+        What::Report => Todo::Answer(report()),
+        What::Detail {
+            series,
+            pipeline,
+            until,
+        } => {
+            if let (Until::Time(_), false) = (until, now.synced) {
+                return Err(
+                    "this gateway's clock is not set: say `seconds` and not `until`".to_owned(),
+                );
+            }
+            let hours = DETAIL.as_secs() / 3600;
+            let lasts = until
+                .from(item::millis(now.wall))
+                .ok_or_else(|| format!("`until` must lie ahead, by {hours} hours at most"))?;
+            Todo::Detail {
+                series,
+                pipeline,
+                lasts,
+            }
+        }
+        What::Backfill {
+            series,
+            pipeline,
+            from,
+            to,
+            limit,
+        } => Todo::Backfill {
+            series,
+            pipeline,
+            from,
+            to,
+            limit,
+        },
+        What::Acknowledge {
+            series,
+            pipeline,
+            source,
+            code,
+            by,
+        } => Todo::Acknowledge {
+            selection: Selection {
+                pipeline,
+                source,
+                series: SeriesFilter::new(&[series]).map_err(|error| error.to_string())?,
+                code,
+            },
+            by: match by {
+                Some(by) => format!("{by} (uplink {uplink}, command {id})"),
+                None => format!("uplink {uplink}, command {id}"),
+            },
+        },
+        What::Rollback { .. } => {
+            return Err(
+                "this version has no module channel, so that there is nothing to roll back to"
+                    .to_owned(),
+            );
+        }
+    })
+}
+
+/// What `/api/v1/status` and `/api/v1/ledger` say, without the readings.
+fn report(observer: &Observer) -> Value {
+    let snapshot = observer.snapshot();
+    let mut report = serde_json::to_value(&*snapshot).unwrap_or_else(|error| {
+        // Strings and numbers alone: this cannot fail; were it to, the receiver hears of it.
+        json!({ "error": error.to_string() })
+    });
+    if let Some(errors) = report
+        .get_mut("recent_errors")
+        .and_then(Value::as_array_mut)
+    {
+        errors.truncate(REPORT_ERRORS);
+    }
+    if let Value::Object(parts) = &mut report {
+        parts.remove("recent_summaries");
+        let ledger = serde_json::to_value(&*observer.ledger()).unwrap_or_default();
+        parts.insert("ledger".to_owned(), ledger);
+    }
+    fit(report, REPORT_BYTES)
+}
+
+/// Leaves out the largest parts of an object until it fits, and names them.
+fn fit(mut report: Value, bytes: usize) -> Value {
+    let mut left_out: Vec<String> = Vec::new();
+    while report.to_string().len() > bytes {
+        let Value::Object(parts) = &mut report else {
+            return report;
+        };
+        let largest = parts
+            .iter()
+            .filter(|(name, _)| *name != "left_out")
+            .max_by_key(|(_, part)| part.to_string().len())
+            .map(|(name, _)| name.clone());
+        let Some(largest) = largest else {
+            return report;
+        };
+        parts.remove(&largest);
+        left_out.push(largest);
+        parts.insert("left_out".to_owned(), json!(left_out));
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidegate_domain::AckToken;
+
+    use super::*;
+
+    const NOW: i64 = 1_766_000_000_000;
+
+    fn incoming(payload: &str) -> IncomingCommand {
+        IncomingCommand {
+            uplink: 1,
+            payload: payload.as_bytes().to_vec().into(),
+            retained: false,
+            ack: Some(AckToken {
+                connection: 1,
+                id: 7,
+            }),
+        }
+    }
+
+    fn judged(incoming: &IncomingCommand, synced: bool) -> CommandInput {
+        let allowed = [Name::Detail, Name::Report, Name::Rollback].into();
+        let now = Arrival {
+            monotonic: 1,
+            wall: NOW * 1_000_000,
+            synced,
+        };
+        judge(incoming, "cloud", &allowed, now, || json!({ "well": true }))
+    }
+
+    #[track_caller]
+    fn refused(payload: &str, id: Option<&str>, part: &str) {
+        let input = judged(&incoming(payload), true);
+        let Todo::Refuse(text) = &input.todo else {
+            panic!("{input:?}");
+        };
+        assert!(text.contains(part), "{text}");
+        assert_eq!(input.id.as_deref(), id);
+        assert!(
+            input.ack.is_some(),
+            "what is refused is acknowledged all the same"
+        );
+    }
+
+    #[test]
+    fn what_is_not_allowed_or_not_possible_is_refused_in_words() {
+        refused("garbage", None, "no JSON");
+        refused(r#"{"id":"a","command":"x"}"#, Some("a"), "no command `x`");
+        let acknowledge = r#"{"id":"a","command":"acknowledge","series":"**"}"#;
+        refused(
+            acknowledge,
+            Some("a"),
+            "takes no `acknowledge` over this uplink: `commands` in [uplink.cloud]",
+        );
+        refused(
+            r#"{"id":"a","command":"rollback","module":"m"}"#,
+            Some("a"),
+            "no module channel",
+        );
+        let expired = format!(r#"{{"id":"a","command":"report","expires":{}}}"#, NOW - 1);
+        refused(&expired, Some("a"), "expired");
+        let past = format!(r#"{{"id":"a","command":"detail","series":"x","until":{NOW}}}"#);
+        refused(&past, Some("a"), "must lie ahead, by 24 hours at most");
+        let retained = IncomingCommand {
+            retained: true,
+            ..incoming(r#"{"id":"a","command":"report"}"#)
+        };
+        assert!(
+            matches!(judged(&retained, true).todo, Todo::Refuse(text) if text.contains("retain"))
+        );
+    }
+
+    #[test]
+    fn a_clock_that_is_not_set_judges_nothing() {
+        let expired = incoming(r#"{"id":"a","command":"report","expires":1}"#);
+        assert!(matches!(judged(&expired, false).todo, Todo::Answer(_)));
+        let until = format!(
+            r#"{{"id":"a","command":"detail","series":"x","until":{}}}"#,
+            NOW + 5
+        );
+        assert!(
+            matches!(judged(&incoming(&until), false).todo, Todo::Refuse(text) if text.contains("`seconds`"))
+        );
+        let seconds = incoming(r#"{"id":"a","command":"detail","series":"x","seconds":5}"#);
+        let Todo::Detail { lasts, .. } = judged(&seconds, false).todo else {
+            panic!("it needs no clock");
+        };
+        assert_eq!(lasts, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_report_fits_into_an_item() {
+        let report = json!({ "a": "x".repeat(500), "b": "y".repeat(300), "c": 1 });
+        assert_eq!(fit(report.clone(), 1_000), report);
+        let cut = fit(report.clone(), 400);
+        assert_eq!((&cut["left_out"], &cut["c"]), (&json!(["a"]), &json!(1)));
+        let cut = fit(report, 60);
+        assert_eq!(cut, json!({ "c": 1, "left_out": ["a", "b"] }));
+    }
+}
