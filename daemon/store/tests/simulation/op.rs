@@ -154,28 +154,32 @@ fn op(random: &mut Random, setting: Setting) -> Op {
     match random.below(1000) {
         0..240 => Op::Publish {
             source,
-            messages: small(random, 4) + 1,
-            readings: small(random, if setting.tight { 30 } else { 8 }),
+            messages: small(random, if setting.tight { 2 } else { 4 }) + 1,
+            readings: if setting.tight {
+                20 + small(random, 10)
+            } else {
+                small(random, 8)
+            },
             age: age(random),
             shape: shape(random, setting),
         },
         240..440 => Op::Take {
             source,
-            most: small(random, 12) + 1,
+            most: small(random, 16) + 1,
         },
         440..450 => Op::Reconnect { source },
         450..600 => Op::Commit,
         600..630 => Op::Look,
         630..690 => Op::Pass {
             milliseconds: match random.below(30) {
-                0..24 => range(random, 2_000),
-                24..29 => range(random, 20_000),
+                0..27 => range(random, 1_000),
+                27..29 => range(random, 20_000),
                 _ if setting.short_lived => range(random, 3_600_000),
                 _ => range(random, 300_000),
             },
         },
         690..694 if setting.clock_steps => Op::Step {
-            seconds: [-7200, -90, -2, 2, 90, 7200, 86_400][random.index(7)],
+            seconds: [-7200, -90, -2, 2, 90, 7200][random.index(6)],
         },
         690..702 => Op::Synchronise,
         702..706 => Op::Event,
@@ -251,10 +255,10 @@ fn shape(random: &mut Random, setting: Setting) -> Shape {
 
 fn age(random: &mut Random) -> i32 {
     let within = |random: &mut Random, end| i32::try_from(random.below(end)).expect("small");
-    match random.below(10) {
-        0..8 => within(random, 3),
-        8 => within(random, 120),
-        _ if random.chance(1, 4) => within(random, 100_000),
+    match random.below(60) {
+        0..54 => within(random, 3),
+        54..57 => within(random, 120),
+        57 => within(random, 100_000),
         _ => -within(random, 40),
     }
 }
