@@ -69,7 +69,9 @@ async fn quarantine(
     let path = format!("/api/v1/quarantine/{}", action.as_str());
     let selection = match selection {
         Ok(Json(selection)) => selection.checked(),
-        Err(rejection) => Err(rejection.body_text()),
+        Err(rejection) => {
+            return page::problem(rejection.status(), &rejection.body_text(), &path, "");
+        }
     };
     let answered = match selection {
         Ok(selection) => actions.quarantine(action, selection).await,

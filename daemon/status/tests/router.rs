@@ -410,7 +410,9 @@ async fn actions_are_on_the_control_socket_alone() {
     check(REPLAY, "{}", request, "which rows?").await;
     check(REPLAY, r#"{"row":1}"#, request, "unknown field").await;
     let long = format!(r#"{{"reason":"{}"}}"#, "x".repeat(2 << 20));
-    check(REPLAY, &long, request, "length limit").await;
+    let large = StatusCode::PAYLOAD_TOO_LARGE;
+    check(REPLAY, &long, large, "length limit").await;
+    check(REPLAY, "no json", StatusCode::BAD_REQUEST, "JSON").await;
 
     // The views are there too.
     let view = request_to(&control, Method::GET, "/healthz").await;
