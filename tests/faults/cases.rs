@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::fs;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Instant;
 
 use crate::disk::Disk;
 use crate::gateway::{Gateway, Plan};
-use crate::line::{Line, Loss, Mode};
+use crate::loss::Loss;
 use crate::oracle::{Verdict, Violation, judge};
 use crate::rng::Rng;
 use crate::stand::Stand;
-use crate::support::{Site, can, wait_for};
+use crate::support::proxy::{Line, Proxy};
+use crate::support::sizes::Sizes;
+use crate::support::{BEGIN, Site, can, wait_for};
 
 /// One case of the suite.
 #[derive(Clone, Debug)]
@@ -30,7 +33,9 @@ pub(crate) struct Case {
 pub(crate) enum Kind {
     /// SIGKILL at any moment, also while it starts.
     Kill,
-    /// SIGKILL at the n-th sync of a thread.
+    /// SIGKILL at the n-th sync of a new gateway's start.
+    StartKill,
+    /// SIGKILL at the n-th sync of the writer under load.
     SyncKill,
     /// The power goes, and with it what was not synced.
     PowerCut,
@@ -54,11 +59,14 @@ pub(crate) enum Kind {
     Loss,
     /// It boots in 1970, the clock is set, and steps.
     Clock,
+    /// The line up is down until much more has come in than the store may hold, alarms among it.
+    Outage,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Kill,
+        Self::StartKill,
         Self::SyncKill,
         Self::PowerCut,
         Self::NoSpace,
@@ -71,6 +79,7 @@ impl Kind {
         Self::CutOff,
         Self::Loss,
         Self::Clock,
+        Self::Outage,
     ];
 
     pub(crate) fn name(self) -> String {
@@ -88,12 +97,14 @@ impl Kind {
                 "break and repair a disk",
                 &["mkfs.ext4", "mount", "umount", "e2fsck"],
             ),
-            Self::SyncKill | Self::WriteError | Self::SyncError | Self::SlowDisk => {
-                can("make calls fail", &["strace"])
-            }
+            Self::StartKill
+            | Self::SyncKill
+            | Self::WriteError
+            | Self::SyncError
+            | Self::SlowDisk => can("make calls fail", &["strace"]),
             Self::Loss => can("drop packets", &["nft"]),
             Self::Clock => can("set a clock", &["faketime"]),
-            Self::Kill | Self::Brokers | Self::BadLine | Self::CutOff => true,
+            Self::Kill | Self::Brokers | Self::BadLine | Self::CutOff | Self::Outage => true,
         }
     }
 }
@@ -144,6 +155,7 @@ impl Case {
         };
         match self.kind {
             Kind::Kill => run.kills(),
+            Kind::StartKill => run.kill_at_start(),
             Kind::SyncKill => run.kill_at_sync(),
             Kind::PowerCut => run.power_cuts(),
             Kind::NoSpace => run.no_space(),
@@ -156,6 +168,7 @@ impl Case {
             Kind::CutOff => run.cut_off(),
             Kind::Loss => run.loss(),
             Kind::Clock => run.clock(),
+            Kind::Outage => run.outage(),
         }
     }
 }
@@ -185,18 +198,39 @@ impl<'a> Run<'a> {
         self.judge(gateway)
     }
 
-    fn kill_at_sync(self) -> Judged {
+    /// A start has some twenty syncs, and begins anew until it is through all of them.
+    fn kill_at_start(self) -> Judged {
         let kill = format!("fsync,fdatasync:signal=SIGKILL:when={}", self.case.strikes);
         let plan = Plan {
-            linger: "2ms",
             under: injecting(&kill),
             ..Plan::default()
         };
         let mut gateway = self.gateway(Site::new(), plan);
         if !gateway.revived {
+            // It was through, and the writer has as many syncs before it.
             gateway.daemon.wait_exit();
             gateway.revive();
         }
+        gateway.daemon.wait_ready();
+        gateway.wait_published(200);
+        self.judge(gateway)
+    }
+
+    fn kill_at_sync(self) -> Judged {
+        let plan = Plan {
+            linger: "2ms",
+            ..Plan::default()
+        };
+        let mut gateway = self.gateway(Site::new(), plan);
+        let kill = format!("fsync,fdatasync:signal=SIGKILL:when={}", self.case.strikes);
+        let mut words = injecting(&kill);
+        let thread = gateway.daemon.thread("writer").to_string();
+        words.retain(|word| word != "-D" && word != "-f");
+        words.extend(["-p".to_owned(), thread]);
+        let mut strace = Command::new(&words[0]).args(&words[1..]).spawn().unwrap();
+        gateway.daemon.wait_exit();
+        strace.wait().unwrap();
+        gateway.revive();
         gateway.daemon.wait_ready();
         // Some more, so that it has work to do on the far side.
         gateway.wait_published(200);
@@ -213,9 +247,7 @@ impl<'a> Run<'a> {
         for _ in 0..self.case.strikes {
             self.ready_mostly(&gateway);
             sleep(self.rng.millis(0..600));
-            // The disk first: what the daemon still does between the two cannot reach it any more.
-            disk.cut();
-            gateway.kill();
+            gateway.lose_power(&disk);
             disk.restore();
             gateway.revive();
         }
@@ -225,8 +257,8 @@ impl<'a> Run<'a> {
     fn no_space(mut self) -> Judged {
         let disk = Disk::new(24);
         // While the line up is down nothing leaves, and the disk fills.
-        let line = Line::new(self.stand.cloud.borrow().port, self.case.seed);
-        line.set(Mode::Reset);
+        let line = Proxy::start(self.stand.cloud.borrow().port);
+        line.set(Line::Refuse);
         let plan = Plan {
             rate: 1500,
             uplink_port: Some(line.port),
@@ -240,8 +272,7 @@ impl<'a> Run<'a> {
             sleep(self.rng.millis(0..500));
             if self.rng.one_in(3) {
                 // The power may go at the worst of times; there is room again when it comes back.
-                disk.cut();
-                gateway.kill();
+                gateway.lose_power(&disk);
                 disk.restore();
                 disk.clear();
                 gateway.revive();
@@ -251,7 +282,7 @@ impl<'a> Run<'a> {
             }
             gateway.wait_state("healthy");
         }
-        line.set(Mode::Through);
+        line.set(Line::Good);
         gateway.set_rate(400);
         self.judge(gateway)
     }
@@ -259,7 +290,9 @@ impl<'a> Run<'a> {
     fn errors(mut self, calls: &str) -> Judged {
         let every = self.rng.within(20..60);
         let error = ["EIO", "EIO", "ENOSPC", "EROFS"][self.rng.within(0..4) as usize];
-        let inject = format!("{calls}:error={error}:when={}+{every}", self.case.strikes);
+        // It ends by itself: a group that waits grows, and would at last have more calls than there are between two errors.
+        let (first, last) = (self.case.strikes, self.case.strikes + 8 * every);
+        let inject = format!("{calls}:error={error}:when={first}..{last}+{every}");
         let plan = Plan {
             linger: "5ms",
             under: injecting(&inject),
@@ -338,14 +371,22 @@ impl<'a> Run<'a> {
         let mut gateway = self.gateway(Site::new(), plan);
         for _ in 0..self.case.strikes {
             for line in [&down, &up] {
-                let modes = [
-                    Mode::Through,
-                    Mode::Swallow,
-                    Mode::Reset,
-                    Mode::Dribble,
-                    Mode::Stall,
-                ];
-                line.set(modes[self.rng.within(0..5) as usize]);
+                let lossy = Line::Lossy {
+                    per_cent: 30,
+                    held: self.rng.millis(200..500),
+                    seed: self.case.seed,
+                };
+                match self.rng.within(0..6) {
+                    0 => line.set(Line::Good),
+                    1 => line.set(Line::BlackHole),
+                    2 => line.set(Line::Stall),
+                    3 => line.set(Line::Dribble(8000)),
+                    4 => line.set(lossy),
+                    _ => {
+                        line.set(Line::Refuse);
+                        line.reset();
+                    }
+                }
             }
             sleep(self.rng.millis(0..4000));
             if self.rng.one_in(6) {
@@ -354,8 +395,8 @@ impl<'a> Run<'a> {
             }
         }
         // Whatever swallowed its connection is noticed by the daemon itself.
-        down.set(Mode::Through);
-        up.set(Mode::Through);
+        down.set(Line::Good);
+        up.set(Line::Good);
         self.judge(gateway)
     }
 
@@ -370,13 +411,13 @@ impl<'a> Run<'a> {
             gateway.daemon.wait_ready();
             gateway.wait_published(100);
             let before = up.swallowed();
-            up.set(Mode::Swallow);
+            up.set(Line::BlackHole);
             wait_for("messages that are swallowed", || {
                 (up.swallowed() > before + 1000).then_some(())
             });
             sleep(self.rng.millis(100..500));
             gateway.kill();
-            up.set(Mode::Through);
+            up.set(Line::Good);
             gateway.revive();
         }
         self.judge(gateway)
@@ -436,23 +477,80 @@ impl<'a> Run<'a> {
         self.judge(gateway)
     }
 
+    fn outage(self) -> Judged {
+        const MAX_BYTES: u64 = 4 * 1024 * 1024;
+        const ALARMS: u64 = 100;
+        let (_, up) = self.lines();
+        up.set(Line::Refuse);
+        let field = self.stand.field.borrow().port;
+        let name = self.name();
+        let plan = Plan {
+            rate: 3000,
+            max_size: "4MiB",
+            uplink_port: Some(up.port),
+            more: format!(
+                "[source.press]\nkind = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{field}\"\n\
+                 subscribe = [{{ topic = \"{name}/press/#\" }}]\n\
+                 decode = {{ as = \"json\", time-field = \"ts\", time-unit = \"ms\" }}\n\
+                 [pipeline.watch]\nfrom = [\"press\"]\n\
+                 filters = [{{ module = \"anomaly\", settings = {{ rate = 500, zscore = 0 }} }}]\n\
+                 to = [{{ uplink = \"cloud\", send = \"readings\", priority = \"low\" }}]\n"
+            ),
+            ..Plan::default()
+        };
+        let mut gateway = self.gateway(Site::new(), plan);
+        let sizes = Sizes::watch(&gateway.database());
+        for n in 0..ALARMS {
+            let topic = format!("{name}/press/p{n}");
+            let reading = |second: u64, value| {
+                let time = BEGIN + 60_000 * n + 1000 * second;
+                format!("{{\"ts\":{time},\"v\":{value}}}")
+            };
+            let lines = [reading(0, 10), reading(1, 5000)];
+            self.stand.field.borrow().publish(&topic, lines);
+            gateway.alarms.insert(format!("{topic}/v"));
+            // Over the whole outage, the oldest while there is plenty of room.
+            let begun = 400 * (n + 1);
+            wait_for("the sensors", || {
+                (gateway.published() >= begun).then_some(())
+            });
+        }
+        wait_for("eviction", || {
+            let ledger = gateway.ledger()?;
+            (ledger["uplinks"]["cloud"]["evicted"].as_u64()? > 10_000).then_some(())
+        });
+        gateway.set_rate(100);
+        up.set(Line::Good);
+        wait_for("an empty outbox", || {
+            let ledger = gateway.ledger()?;
+            (ledger["uplinks"]["cloud"]["waiting"].as_u64()? < 1000).then_some(())
+        });
+        let peak = sizes.end();
+        assert!(peak <= MAX_BYTES, "{peak} bytes of {MAX_BYTES}");
+        self.judge(gateway)
+    }
+
+    fn name(&self) -> String {
+        let case = self.case;
+        format!("{}-{}-{}", case.kind.name(), case.number, case.seed)
+    }
+
     fn gateway(&self, site: Site, plan: Plan) -> Gateway<'a> {
         let case = self.case;
         let plan = Plan {
             broken: case.broken,
             ..plan
         };
-        let name = format!("{}-{}-{}", case.kind.name(), case.number, case.seed);
-        Gateway::start(self.stand, &name, site, plan)
+        Gateway::start(self.stand, &self.name(), site, plan)
     }
 
-    fn lines(&self) -> (Line, Line) {
-        let seed = self.case.seed;
+    /// Proxies before the cabinet's broker and the cloud's.
+    fn lines(&self) -> (Proxy, Proxy) {
         let (field, cloud) = (
             self.stand.field.borrow().port,
             self.stand.cloud.borrow().port,
         );
-        (Line::new(field, seed), Line::new(cloud, seed + 1))
+        (Proxy::start(field), Proxy::start(cloud))
     }
 
     /// Now and then it is struck while it still recovers from the last time.

@@ -35,7 +35,7 @@ impl Disk {
         self.mount.join("state")
     }
 
-    /// The power goes: nothing that is not on the disk by now will ever be. Whoever uses the disk still has to be killed.
+    /// Nothing that is not on the disk by now will ever be. Whoever uses the disk has to be stopped before.
     pub(crate) fn cut(&self) {
         shutdown(&File::open(&self.mount).unwrap());
     }

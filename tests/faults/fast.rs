@@ -14,7 +14,7 @@
 mod cases;
 mod disk;
 mod gateway;
-mod line;
+mod loss;
 mod oracle;
 mod rng;
 mod stand;
@@ -32,7 +32,8 @@ fn kills() {
 
 #[test]
 fn kills_at_a_sync() {
-    check(Kind::SyncKill, &[1, 4, 9, 40]);
+    check(Kind::StartKill, &[2, 9]);
+    check(Kind::SyncKill, &[1, 40]);
 }
 
 #[test]
@@ -76,6 +77,11 @@ fn bad_lines() {
 #[test]
 fn a_clock_that_is_wrong() {
     check(Kind::Clock, &[2]);
+}
+
+#[test]
+fn an_outage_beyond_the_bound() {
+    check(Kind::Outage, &[1]);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! One gateway under test: its configuration, its daemon, the sensors that feed it, and how its story ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use crate::disk::Disk;
 use crate::oracle::History;
 use crate::stand::Stand;
 use crate::support::feed::Feed;
@@ -17,6 +18,7 @@ pub(crate) struct Plan {
     /// Messages a second of each source.
     pub(crate) rate: u64,
     pub(crate) linger: &'static str,
+    pub(crate) max_size: &'static str,
     /// Where the state is kept; by default beside the configuration.
     pub(crate) state: Option<PathBuf>,
     /// The ports that the gateway is told instead of the brokers' own.
@@ -36,6 +38,7 @@ impl Default for Plan {
         Self {
             rate: 400,
             linger: "20ms",
+            max_size: "512MiB",
             state: None,
             source_port: None,
             uplink_port: None,
@@ -58,6 +61,8 @@ pub(crate) struct Gateway<'a> {
     config: PathBuf,
     feeds: BTreeMap<&'static str, Feed>,
     kills: u64,
+    /// Series for which an alarm must come.
+    pub(crate) alarms: BTreeSet<String>,
     pub(crate) site: Site,
 }
 
@@ -78,6 +83,7 @@ impl<'a> Gateway<'a> {
             config,
             feeds: BTreeMap::new(),
             kills: 0,
+            alarms: BTreeSet::new(),
             site,
         };
         if !gateway.ready_or_ended() {
@@ -113,6 +119,14 @@ impl<'a> Gateway<'a> {
     pub(crate) fn kill(&mut self) {
         self.kills += 1;
         self.daemon.kill();
+    }
+
+    /// The power goes. The processor stops first: ext4 can say to a sync that is under way during its shutdown that all is
+    /// well, which a daemon that went on would acknowledge.
+    pub(crate) fn lose_power(&mut self, disk: &Disk) {
+        self.daemon.signal("STOP");
+        disk.cut();
+        self.kill();
     }
 
     /// Starts a daemon that has ended again, as it is without faults.
@@ -163,6 +177,14 @@ impl<'a> Gateway<'a> {
         });
     }
 
+    /// The database's file.
+    pub(crate) fn database(&self) -> PathBuf {
+        let state = self.plan.state.clone();
+        state
+            .unwrap_or_else(|| self.site.path("state"))
+            .join("tidegate.db")
+    }
+
     /// Readings in the pipeline that sends them, 0 while nobody answers.
     pub(crate) fn stored(&self) -> u64 {
         let ledger = self.ledger().unwrap_or_default();
@@ -175,6 +197,7 @@ impl<'a> Gateway<'a> {
         let mut history = History {
             window: WINDOW,
             kills: self.kills,
+            alarms: self.alarms.clone(),
             ..History::default()
         };
         for (source, feed) in std::mem::take(&mut self.feeds) {
@@ -230,9 +253,10 @@ fn write_config(stand: &Stand, name: &str, site: &Site, plan: &Plan) -> PathBuf 
     let source_port = plan.source_port.unwrap_or(stand.field.borrow().port);
     let uplink_port = plan.uplink_port.unwrap_or(stand.cloud.borrow().port);
     let mut text = format!(
-        "[gateway]\nid = \"{name}\"\nstate-dir = \"{}\"\n[store]\nlinger = \"{}\"\n",
+        "[gateway]\nid = \"{name}\"\nstate-dir = \"{}\"\n[store]\nlinger = \"{}\"\nmax-size = \"{}\"\n",
         state.display(),
-        plan.linger
+        plan.linger,
+        plan.max_size
     );
     for (source, version) in SOURCES {
         text += &format!(

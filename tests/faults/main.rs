@@ -14,7 +14,7 @@
 mod cases;
 mod disk;
 mod gateway;
-mod line;
+mod loss;
 mod oracle;
 mod rng;
 mod stand;
@@ -78,6 +78,7 @@ fn all(seed: u64) -> Vec<Case> {
         // Kinds that count calls strike at another one each time.
         let strikes: Vec<u64> = match kind {
             Kind::Kill => vec![20; 25],
+            Kind::StartKill => (1..=30).collect(),
             Kind::SyncKill => (1..=200).collect(),
             Kind::PowerCut => vec![10; 10],
             Kind::NoSpace => vec![3; 6],
@@ -89,6 +90,7 @@ fn all(seed: u64) -> Vec<Case> {
             Kind::CutOff => vec![3; 5],
             Kind::Loss => vec![2; 4],
             Kind::Clock => vec![4; 6],
+            Kind::Outage => vec![1; 3],
         };
         let numbers = 0..;
         cases.extend(

@@ -5,6 +5,7 @@
 
 pub(crate) mod feed;
 pub(crate) mod proxy;
+pub(crate) mod sizes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -424,6 +425,24 @@ impl Daemon {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The number of the daemon's thread of a name.
+    pub(crate) fn thread(&self, name: &str) -> u32 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let mut threads = threads.map(|thread| thread.unwrap().path());
+        let of_name = |path: &PathBuf| {
+            fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let thread = threads.find(of_name);
+        let thread = thread.unwrap_or_else(|| panic!("the daemon has no thread {name}"));
+        thread
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     pub(crate) fn log(&self) -> String {

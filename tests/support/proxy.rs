@@ -26,7 +26,8 @@ pub(crate) enum Line {
     Slow(Duration),
     /// Carries so many bytes a second in each direction, in small pieces.
     Dribble(usize),
-    /// Half-open: takes everything, carries nothing, says nothing. What it took is lost for its connection.
+    /// Half-open: takes everything, carries nothing, says nothing. A connection that lost something so carries nothing any
+    /// more, whatever the line becomes.
     BlackHole,
     /// Takes nothing either: the sender's buffers fill.
     Stall,
@@ -53,6 +54,7 @@ struct Shared {
     accepted: AtomicUsize,
     up: AtomicU64,
     down: AtomicU64,
+    swallowed: AtomicU64,
     over: AtomicBool,
 }
 
@@ -61,6 +63,8 @@ struct Connection {
     client: TcpStream,
     server: TcpStream,
     reset: AtomicBool,
+    /// A black hole took something of it.
+    broken: AtomicBool,
 }
 
 impl Proxy {
@@ -76,6 +80,7 @@ impl Proxy {
             accepted: AtomicUsize::new(0),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
+            swallowed: AtomicU64::new(0),
             over: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
@@ -107,6 +112,11 @@ impl Proxy {
     /// Bytes carried to the target so far.
     pub(crate) fn carried_up(&self) -> u64 {
         self.shared.up.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that black holes took so far, in both directions.
+    pub(crate) fn swallowed(&self) -> u64 {
+        self.shared.swallowed.load(Ordering::Relaxed)
     }
 
     /// Bytes carried back so far.
@@ -151,6 +161,7 @@ impl Shared {
                 client,
                 server,
                 reset: AtomicBool::new(false),
+                broken: AtomicBool::new(false),
             });
             let (up, down) = (Arc::clone(self), Arc::clone(self));
             let (there, back) = (Arc::clone(&connection), Arc::clone(&connection));
@@ -201,9 +212,15 @@ impl Shared {
                 }
                 Err(_) => break,
             };
-            match self.line() {
-                Line::Good | Line::Refuse => {}
-                Line::BlackHole => continue,
+            let line = self.line();
+            if line == Line::BlackHole || connection.broken.load(Ordering::Relaxed) {
+                connection.broken.store(true, Ordering::Relaxed);
+                let length = u64::try_from(length).unwrap();
+                self.swallowed.fetch_add(length, Ordering::Relaxed);
+                continue;
+            }
+            match line {
+                Line::Good | Line::Refuse | Line::BlackHole => {}
                 Line::Slow(time) => self.hold(connection, time),
                 Line::Dribble(rate) => {
                     let length = u32::try_from(length).unwrap();

@@ -10,11 +10,12 @@
     reason = "a panic is a test's report, and its figures are small"
 )]
 
+#[path = "../../../tests/support/sizes.rs"]
+mod sizes;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -26,6 +27,8 @@ use tidegate_store::{
     Committed, Measures, PipelineConfig, Reader, Route, Send, Store, StoreConfig, UplinkConfig,
     Writer, verify,
 };
+
+use sizes::Sizes;
 
 /// Readings of one commit, in batches of the worker's size.
 const COMMIT: u64 = 8 * BATCH;
@@ -358,45 +361,5 @@ fn arrival(wall: i64) -> Arrival {
         monotonic: wall - BEGIN + 1,
         wall,
         synced: true,
-    }
-}
-
-/// Samples the size of database and write-ahead log all the time, on a thread of its own.
-pub(crate) struct Sizes {
-    ended: Arc<AtomicBool>,
-    peak: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
-}
-
-impl Sizes {
-    pub(crate) fn watch(database: &Path) -> Self {
-        let (ended, peak) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU64::new(0)),
-        );
-        let (until, highest) = (Arc::clone(&ended), Arc::clone(&peak));
-        let log = format!("{}-wal", database.display());
-        let files = [database.to_owned(), log.into()];
-        let thread = std::thread::spawn(move || {
-            while !until.load(Ordering::Relaxed) {
-                let size = |path: &std::path::PathBuf| {
-                    std::fs::metadata(path).map_or(0, |file| file.len())
-                };
-                highest.fetch_max(files.iter().map(size).sum(), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
-        Self {
-            ended,
-            peak,
-            thread,
-        }
-    }
-
-    /// The largest sample.
-    pub(crate) fn end(self) -> u64 {
-        self.ended.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-        self.peak.load(Ordering::Relaxed)
     }
 }
