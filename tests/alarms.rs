@@ -102,6 +102,71 @@ fn a_series_that_falls_silent_is_an_alarm_once_through_kills_until_it_is_heard()
 }
 
 #[test]
+fn an_operator_acknowledges_an_alarm_and_it_stays_so_until_it_is_cleared() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let collector = Collector::start(broker.port, "tidegate/#");
+    let config = configuration(&site, &broker, WATCH);
+    let path = config.to_str().unwrap();
+    let mut daemon = Daemon::start(&config);
+    let value = |n: u64| if n < 20 { 10 + n % 3 } else { 9_000 };
+    let line = |n: u64| {
+        format!(
+            "{{\"ts\":{},\"v\":{}}}",
+            support::BEGIN + n * 1000,
+            value(n)
+        )
+    };
+    broker.publish("plant/press", (0..21).map(line));
+    wait_for("the alarm", || (!told(&collector).is_empty()).then_some(()));
+    let acknowledge = |series: &str| {
+        run(&[
+            "alarm",
+            "acknowledge",
+            series,
+            "--by",
+            "Anna",
+            "--config",
+            path,
+        ])
+    };
+    let nothing = acknowledge("nothing/*");
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("no alarm that is raised"));
+    assert!(acknowledge("plant/**").status.success());
+    wait_for("the acknowledgement", || {
+        (told(&collector).len() > 1).then_some(())
+    });
+    daemon.kill();
+    let stopped = acknowledge("plant/**");
+    assert!(String::from_utf8_lossy(&stopped.stderr).contains("the gateway does not run"));
+    daemon = Daemon::start(&config);
+    let alarm = daemon.json("/api/v1/alarms")["items"][0].clone();
+    assert_eq!(
+        (&alarm["state"], &alarm["acknowledged_by"]),
+        (&"acknowledged".into(), &"Anna".into())
+    );
+    assert!(daemon.get("/").unwrap().1.contains("acknowledged by Anna"));
+    broker.publish("plant/press", (21..60).map(line));
+    wait_for("its end", || (told(&collector).len() > 2).then_some(()));
+    let states: Vec<Value> = collector
+        .items("alarm")
+        .iter()
+        .map(|item| item["state"].clone())
+        .collect();
+    assert_eq!(states, ["raised", "acknowledged", "cleared"]);
+    daemon.wait_delivered();
+    let events = collector.items("event");
+    assert!(
+        events
+            .iter()
+            .any(|event| event["code"] == "alarms-acknowledged")
+    );
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+}
+
+#[test]
 fn a_flood_is_told_at_its_begin_and_counted_through_a_kill() {
     let site = Site::new();
     let broker = Broker::start(&site, "broker");

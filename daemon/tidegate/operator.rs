@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tidegate_domain::alarm;
 use tidegate_domain::quarantine::{Action, ORDERS, Selection};
 use tidegate_status::{Actions, Answer, Refused};
-use tidegate_store::{Matching, Orders, ReadError, Reader};
+use tidegate_store::{AcknowledgeAlarms, Matching, Orders, ReadError, Reader};
 use tokio::sync::mpsc;
 
+use crate::clock;
 use crate::replay::{Owner, owner_of};
 use crate::writer::ToWriter;
 
@@ -30,6 +32,10 @@ pub(crate) struct Operator {
 impl Actions for Operator {
     fn quarantine(&self, action: Action, selection: Selection) -> Answer<'_> {
         Box::pin(self.order(action, selection))
+    }
+
+    fn acknowledge(&self, request: alarm::Request) -> Answer<'_> {
+        Box::pin(self.acknowledge_alarms(request))
     }
 }
 
@@ -83,6 +89,39 @@ impl Operator {
             "rows": chosen.rows,
             "refused": chosen.refused,
         }))
+    }
+
+    async fn acknowledge_alarms(&self, request: alarm::Request) -> Result<Value, Refused> {
+        let selection = request.selection().map_err(Refused::Request)?;
+        let (reply, done) = std::sync::mpsc::sync_channel(1);
+        let input = AcknowledgeAlarms {
+            selection,
+            by: request.by.clone(),
+            at: clock::wall(),
+            reply,
+        };
+        self.inbox
+            .send(ToWriter::Input(input.into()))
+            .await
+            .map_err(|_| Refused::Unavailable("the gateway is ending".to_owned()))?;
+        let done = tokio::task::spawn_blocking(move || done.recv_timeout(PATIENCE))
+            .await
+            .map_err(|error| Refused::Unavailable(error.to_string()))?
+            .map_err(|_| {
+                Refused::Unavailable(format!(
+                    "the store did not commit it within {} s; `tidegate alarm list` shows whether it did later",
+                    PATIENCE.as_secs()
+                ))
+            })?;
+        let alarm::Request { series, by, .. } = &request;
+        tracing::info!(series, by, done, "alarms acknowledged");
+        if done == 0 {
+            return Err(Refused::Missing(
+                "no alarm that is raised and not acknowledged is meant by it; `tidegate alarm list` shows those there are"
+                    .to_owned(),
+            ));
+        }
+        Ok(json!({ "acknowledged": done }))
     }
 
     /// What of the chosen rows can be done as ordered. Rows that were named one by one must all be.

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::outcome::Severity;
 use crate::series::SeriesFilter;
@@ -219,6 +219,44 @@ pub struct Selection {
     pub series: SeriesFilter,
     /// With this code.
     pub code: Option<String>,
+}
+
+/// What an operator asks for: which alarms are acknowledged, and by whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Of which series, as a glob.
+    pub series: String,
+    /// Of this pipeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
+    /// Of this source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// With this code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Who does it.
+    pub by: String,
+}
+
+impl Request {
+    /// The alarms that are meant.
+    ///
+    /// # Errors
+    /// What is wrong with it, for whoever asked.
+    pub fn selection(&self) -> Result<Selection, String> {
+        if self.by.trim().is_empty() {
+            return Err("`by` is empty: say who acknowledges".to_owned());
+        }
+        Ok(Selection {
+            pipeline: self.pipeline.clone(),
+            source: self.source.clone(),
+            series: SeriesFilter::new(std::slice::from_ref(&self.series))
+                .map_err(|error| error.to_string())?,
+            code: self.code.clone(),
+        })
+    }
 }
 
 impl Selection {

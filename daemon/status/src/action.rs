@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use serde_json::Value;
+use tidegate_domain::alarm;
 use tidegate_domain::quarantine::{Action, Selection};
 
 use crate::page;
@@ -20,6 +21,9 @@ pub trait Actions: Send + Sync + 'static {
     /// Replays or discards rows of quarantine. The order is durable when the answer comes, and is carried out from then
     /// on. The selection is checked.
     fn quarantine(&self, action: Action, selection: Selection) -> Answer<'_>;
+
+    /// Acknowledges alarms that are raised, on somebody's behalf.
+    fn acknowledge(&self, request: alarm::Request) -> Answer<'_>;
 }
 
 /// What an action answers, later.
@@ -36,6 +40,8 @@ pub enum Refused {
     Unavailable(String),
 }
 
+const ACKNOWLEDGE: &str = "/api/v1/alarms/acknowledge";
+
 /// What handlers of actions share.
 pub(crate) type Shared = Arc<dyn Actions>;
 
@@ -44,7 +50,19 @@ pub(crate) fn actions() -> Vec<(&'static str, MethodRouter<Shared>)> {
     vec![
         ("/api/v1/quarantine/replay", post(replay)),
         ("/api/v1/quarantine/drop", post(discard)),
+        (ACKNOWLEDGE, post(acknowledge)),
     ]
+}
+
+async fn acknowledge(
+    State(actions): State<Shared>,
+    request: Result<Json<alarm::Request>, JsonRejection>,
+) -> Response {
+    let answered = match request {
+        Ok(Json(request)) => actions.acknowledge(request).await,
+        Err(rejection) => Err(Refused::Request(rejection.body_text())),
+    };
+    answer(ACKNOWLEDGE, StatusCode::OK, answered)
 }
 
 async fn replay(

@@ -360,6 +360,13 @@ impl Actions for Clerk {
             }
         })
     }
+
+    fn acknowledge(&self, request: tidegate_domain::alarm::Request) -> tidegate_status::Answer<'_> {
+        Box::pin(async move {
+            request.selection().map_err(Refused::Request)?;
+            Ok(serde_json::json!({ "acknowledged": 2 }))
+        })
+    }
 }
 
 #[tokio::test]
@@ -413,6 +420,25 @@ async fn actions_are_on_the_control_socket_alone() {
     let large = StatusCode::PAYLOAD_TOO_LARGE;
     check(REPLAY, &long, large, "length limit").await;
     check(REPLAY, "no json", StatusCode::BAD_REQUEST, "JSON").await;
+
+    let alarms = "/api/v1/alarms/acknowledge";
+    let sound = r#"{"series":"**","by":"Anna"}"#;
+    check(alarms, sound, StatusCode::OK, r#""acknowledged":2"#).await;
+    check(alarms, r#"{"series":"**"}"#, request, "missing field `by`").await;
+    check(
+        alarms,
+        r#"{"series":"[","by":"x"}"#,
+        request,
+        "no series glob",
+    )
+    .await;
+    check(
+        alarms,
+        r#"{"series":"x","by":" "}"#,
+        request,
+        "`by` is empty",
+    )
+    .await;
 
     // The views are there too.
     let view = request_to(&control, Method::GET, "/healthz").await;

@@ -176,6 +176,14 @@ impl Commit<'_> {
         for request in &group.acknowledgements {
             let done = self.acknowledge(&request.selection, &request.by, request.at)?;
             self.written.acknowledged.push(done);
+            if done > 0 {
+                self.event(&Event {
+                    time: request.at,
+                    code: "alarms-acknowledged".to_owned(),
+                    text: format!("{} acknowledged {done} alarms", request.by),
+                    data: Some(serde_json::json!({ "by": request.by, "alarms": done })),
+                })?;
+            }
         }
         for command in &group.commands {
             self.command(command)?;
