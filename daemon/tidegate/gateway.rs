@@ -82,6 +82,7 @@ pub(crate) fn connected(config: &Config) -> Vec<Group> {
 pub(crate) fn store_config(config: &Config) -> anyhow::Result<store::StoreConfig> {
     Ok(store::StoreConfig {
         path: wiring::database(config),
+        boot: clock::boot_id(),
         max_bytes: config.store.max_size,
         max_age: config.store.max_age,
         linger: config.store.linger,
@@ -631,6 +632,12 @@ fn format_of(source: &config::Source) -> (As, Option<&config::EventTime>) {
             time.as_ref(),
         ),
     }
+}
+
+/// Whether the readings of a source get their times from their arrival.
+pub(crate) fn has_arrival_times(source: &config::Source) -> bool {
+    let (_, time) = format_of(source);
+    time.is_none()
 }
 
 /// How a source's messages become readings.

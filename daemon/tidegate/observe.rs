@@ -585,6 +585,7 @@ impl View for Observer {
     fn snapshot(&self) -> Arc<Snapshot> {
         let arrival = clock::now();
         let observed = lock(&self.observed);
+        let clock = observed.stats.clock;
         let sampled = lock(&self.sampled);
         let ledger = &observed.ledger;
         let sources: Vec<_> = self
@@ -615,7 +616,13 @@ impl View for Observer {
                 boot_id: clock::boot_id(),
                 started: self.started_at,
                 uptime_seconds: self.started.elapsed().as_secs(),
-                clock_synced: arrival.synced,
+                clock_synced: arrival.synced || clock.set,
+                clock_last_step: clock.last_step.map(|step| view::ClockStep {
+                    time: step.at.div_euclid(1_000_000),
+                    seconds: step.by as f64 / 1e9,
+                }),
+                clock_steps: clock.steps,
+                clock_correcting: clock.correcting,
                 state: if degraded {
                     view::GatewayState::Degraded
                 } else {

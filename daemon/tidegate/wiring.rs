@@ -98,6 +98,7 @@ pub(crate) fn start(
 
     #[cfg(feature = "test-faults")]
     crate::faults::switch_store();
+    clock::trust(config.gateway.clock);
     // The store comes first: what it recovered is what the filters go on with.
     let store = Store::open(gateway::store_config(config)?, clock::now())?;
     let recovered = store.recovered().clone();
@@ -118,6 +119,7 @@ pub(crate) fn start(
     let mut uplink_tls = Vec::new();
     let mut desks = Vec::new();
     let rooms: Vec<Arc<Semaphore>> = config.uplinks.iter().map(|_| room()).collect();
+    let mut statuses = Vec::new();
     for (index, uplink) in config.uplinks.iter().enumerate() {
         let outbox = Arc::new(gateway::Outbox::new(
             store.reader()?,
@@ -126,6 +128,7 @@ pub(crate) fn start(
         let tls = gateway::uplink_tls(uplink)?;
         let settings = gateway::uplink_config(config, index, &tls, &modules);
         uplink_tls.push(tls);
+        statuses.push(settings.status.clone());
         let (mut task, handle) = tidegate_uplink::mqtt(settings, outbox, inbox.clone())?;
         if !uplink.commands.is_empty() {
             let (commands, received) = mpsc::channel(commands::QUEUE);
@@ -183,6 +186,7 @@ pub(crate) fn start(
             );
             let stage = SourceStage {
                 decoder: gateway::decoder(source)?,
+                arrival_times: gateway::has_arrival_times(source),
                 duplicates: gateway::duplicates(
                     source,
                     recovered.identities.get(index).map_or(&[], Vec::as_slice),
@@ -285,6 +289,12 @@ pub(crate) fn start(
                 (sources.clone(), uplinks.clone(), Arc::clone(&observed));
             let rooms = rooms.clone();
             move |committed: Committed| {
+                let set = committed.stats.clock.set;
+                for (uplink, status) in uplinks.iter().zip(&mut statuses) {
+                    if std::mem::replace(&mut status.clock_synced, set) != set {
+                        uplink.set_status(status.clone());
+                    }
+                }
                 for (source, acks) in &committed.acks {
                     sources[*source].acknowledge(acks);
                 }

@@ -51,6 +51,8 @@ pub(crate) struct Worker {
 /// What a worker knows of one of its sources.
 pub(crate) struct SourceStage {
     pub(crate) decoder: Decoder,
+    /// The messages bring no times along.
+    pub(crate) arrival_times: bool,
     /// Where the source gives its messages an identity.
     pub(crate) duplicates: Option<Duplicates>,
     /// Indices into [`Worker::pipelines`].
@@ -309,6 +311,7 @@ impl Worker {
             return outcome;
         };
         outcome.receive_window = stage.receive_window;
+        outcome.arrival_times = stage.arrival_times;
         self.progress.busy.store(true, Ordering::Relaxed);
         if stage.pipelines.is_empty() {
             outcome
@@ -368,18 +371,23 @@ impl Worker {
     }
 }
 
-/// The source of a message and its size in bytes.
-fn origin(received: &Received) -> (usize, usize) {
-    (received.message.source, received.message.payload.len())
+/// The source of a message with whether the clock was set when it arrived, and its size in bytes: what a batch holds
+/// arrived by one clock.
+fn origin(received: &Received) -> ((usize, bool), usize) {
+    let message = &received.message;
+    (
+        (message.source, message.arrival.synced),
+        message.payload.len(),
+    )
 }
 
 /// Cuts what waited into batches of one source and a bounded size each, in order of arrival within a source.
-fn batches<T>(
+fn batches<T, S: PartialEq>(
     waiting: impl Iterator<Item = T>,
-    origin: impl Fn(&T) -> (usize, usize),
+    origin: impl Fn(&T) -> (S, usize),
 ) -> Vec<Vec<T>> {
     let mut done = Vec::new();
-    let mut open: Vec<(usize, usize, Vec<T>)> = Vec::new();
+    let mut open: Vec<(S, usize, Vec<T>)> = Vec::new();
     for received in waiting {
         let (source, bytes) = origin(&received);
         let index = open

@@ -2,6 +2,9 @@
 //!
 //! An item is encoded once, as JSON, in the transaction that creates it; a sealed message is its envelope around
 //! encoded items. Times are milliseconds since the epoch. Absent keys mean the usual.
+//!
+//! Where the gateway's clock was not set, an item carries `boot` and `mono`: the time by the monotonic clock of that boot, in
+//! milliseconds. An event `clock-set` of the same boot gives the offset that makes it a time since the epoch.
 
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +127,12 @@ pub struct SummaryItem<'a> {
     /// Readings of the window were evicted before a crash forced its reconstruction.
     #[serde(skip_serializing_if = "is_false")]
     pub incomplete: bool,
+    /// Where the gateway's clock was not set: the boot by whose clock the times are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<&'a str>,
+    /// Then also: `from` by the monotonic clock of that boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mono: Option<i64>,
 }
 
 /// Statistics of a window. Those over numbers are `null` where the window holds no number.
@@ -175,6 +184,12 @@ pub struct ReadingItem<'a> {
     /// The id of the command `backfill` that asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backfill: Option<&'a str>,
+    /// Where the gateway's clock was not set: the boot by whose clock the times are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<&'a str>,
+    /// Then also: `time` by the monotonic clock of that boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mono: Option<i64>,
 }
 
 /// A reading's value in JSON; 64-bit integers stay whole.
@@ -243,6 +258,12 @@ pub struct AlarmItem<'a> {
     /// The chain that raised it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<&'a str>,
+    /// Where the gateway's clock was not set: the boot by whose clock the times are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<&'a str>,
+    /// Then also: `time` by the monotonic clock of that boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mono: Option<i64>,
 }
 
 /// A recorded loss: it says what will never arrive, so that nobody waits for it or takes silence for health.
@@ -285,6 +306,12 @@ pub struct EventItem<'a> {
     /// Details for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<serde_json::Value>,
+    /// Where the gateway's clock was not set: the boot by whose clock the times are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<&'a str>,
+    /// Then also: `time` by the monotonic clock of that boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mono: Option<i64>,
 }
 
 /// An answer to a command.

@@ -14,6 +14,22 @@ pub struct Arrival {
     pub synced: bool,
 }
 
+impl Arrival {
+    /// The arrival as it is known once the clock is set: `offset` is wall minus monotonic time of a clock that is set, of
+    /// the same boot, in nanoseconds. What was read off a clock that was set, or without a monotonic time, stays.
+    #[must_use]
+    pub fn corrected(self, offset: i64) -> Self {
+        if self.synced || self.monotonic == 0 {
+            return self;
+        }
+        Self {
+            wall: self.monotonic.saturating_add(offset),
+            synced: true,
+            ..self
+        }
+    }
+}
+
 /// What a source needs to acknowledge one message, opaque to everyone else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AckToken {

@@ -18,6 +18,9 @@ pub struct BatchOutcome {
     pub source: usize,
     /// The latest arrival in the batch: the committed arrival clock advances to it.
     pub arrival: Arrival,
+    /// The readings' times are those of their messages' arrival, and are corrected with it. False where messages bring
+    /// their times along.
+    pub arrival_times: bool,
     /// Acknowledgements due after the commit.
     pub acks: Vec<AckToken>,
     /// Payload bytes of the batch, for the group's bound.
@@ -62,6 +65,33 @@ pub struct ReplayFailure {
     pub reason: &'static str,
     /// What was wrong, where, for a person.
     pub detail: String,
+}
+
+impl BatchOutcome {
+    /// Corrects what was taken before the clock was set; see [`Arrival::corrected`]. All its messages arrived by one
+    /// clock.
+    pub fn correct(&mut self, offset: i64) {
+        let arrival = self.arrival.corrected(offset);
+        let by = arrival.wall.saturating_sub(self.arrival.wall);
+        self.arrival = arrival;
+        for message in &mut self.quarantined {
+            message.arrival = message.arrival.corrected(offset);
+        }
+        if !self.arrival_times || by == 0 {
+            return;
+        }
+        for pipeline in &mut self.pipelines {
+            let quarantined = pipeline.quarantined.iter_mut().map(|q| &mut q.rows);
+            for batch in quarantined.chain([&mut pipeline.stored]) {
+                for time in &mut batch.time {
+                    *time = time.saturating_add(by);
+                }
+            }
+            for alarm in &mut pipeline.alarms {
+                alarm.time = alarm.time.saturating_add(by);
+            }
+        }
+    }
 }
 
 /// A source's counts of one batch: `received = decoded + quarantined + Σ dropped`.

@@ -67,6 +67,18 @@ fn gateway(
     .sample(&[], u8::from(ready.ready));
     out.gauge("tidegate_clock_synced", "1 while the wall clock is set.")
         .sample(&[], u8::from(gateway.clock_synced));
+    out.counter(
+        "tidegate_clock_steps_total",
+        "Steps of the wall clock by more than a second, since the store was made.",
+    )
+    .sample(&[], gateway.clock_steps);
+    if let Some(step) = gateway.clock_last_step {
+        out.gauge(
+            "tidegate_clock_last_step_seconds",
+            "How far the last of them went; negative backwards.",
+        )
+        .sample(&[], step.seconds);
+    }
     out.gauge(
         "tidegate_ledger_imbalances",
         "Ledger equations that do not hold; anything but 0 is a fault.",

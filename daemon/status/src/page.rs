@@ -22,8 +22,9 @@ use crate::format;
 use crate::routes::Shared;
 use crate::verdict::{self, Level, Losses, Verdict};
 use crate::view::{
-    AlarmRow, AlarmSeverity, AlarmState, ErrorLevel, FilterState, FilterStatus, ModuleState,
-    PipelineStatus, Snapshot, SourceState, SourceStatus, StoreState, UplinkState, UplinkStatus,
+    AlarmRow, AlarmSeverity, AlarmState, ClockStep, ErrorLevel, FilterState, FilterStatus,
+    ModuleState, PipelineStatus, Snapshot, SourceState, SourceStatus, StoreState, UplinkState,
+    UplinkStatus,
 };
 
 /// An uplink whose oldest item has waited for less is not behind.
@@ -229,6 +230,13 @@ impl SourceStatus {
 
     fn dropped_words(&self) -> String {
         reasons(&self.dropped)
+    }
+}
+
+impl ClockStep {
+    fn words(&self) -> String {
+        let direction = if self.seconds < 0.0 { "back" } else { "ahead" };
+        format!("{} {direction}", format::duration(self.seconds.abs()))
     }
 }
 

@@ -84,7 +84,7 @@ pub struct Snapshot {
 }
 
 /// The gateway itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GatewayStatus {
     /// `[gateway] id`.
     pub id: String,
@@ -98,10 +98,25 @@ pub struct GatewayStatus {
     pub uptime_seconds: u64,
     /// Whether the wall clock is known to be set.
     pub clock_synced: bool,
+    /// The last step of the wall clock by more than a second.
+    pub clock_last_step: Option<ClockStep>,
+    /// Such steps since the store was made.
+    pub clock_steps: u64,
+    /// Readings that were taken before the clock was set are being corrected.
+    pub clock_correcting: bool,
     /// Everything as configured, or not.
     pub state: GatewayState,
     /// Where the gateway keeps its files.
     pub state_dir: String,
+}
+
+/// A step of the wall clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct ClockStep {
+    /// When it was, by the clock after it, milliseconds since the epoch.
+    pub time: i64,
+    /// How far, in seconds; negative backwards.
+    pub seconds: f64,
 }
 
 /// `online` or `degraded`, as the uplink's status message says it.

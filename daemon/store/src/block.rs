@@ -145,14 +145,7 @@ impl BlockWriter {
         put_number(out, rows as u64);
         put_number(out, series as u64);
         out.extend_from_slice(&self.table);
-        let (exponent, unit) = unit(&self.time);
-        out.push(exponent);
-        let mut before = 0i64;
-        for time in &self.time {
-            let time = time / unit;
-            put_signed(out, time.wrapping_sub(before));
-            before = time;
-        }
+        put_times(out, &self.time);
         put_column(out, &self.kind);
         put_column(out, &self.quality);
         if series != 1 {
@@ -199,18 +192,8 @@ pub(crate) fn decode(
     data: &[u8],
     mut name: impl FnMut(u32) -> Option<Arc<str>>,
 ) -> Result<Batch, BlockError> {
-    let Some((body, crc)) = data.split_last_chunk::<4>() else {
-        return Err(BlockError::Short);
-    };
-    if crc32(body) != u32::from_le_bytes(*crc) {
-        return Err(BlockError::Checksum);
-    }
-    let mut input = Input(body);
-    let layout = input.byte()?;
-    if layout != LAYOUT {
-        return Err(BlockError::Layout(layout));
-    }
-    let flags = input.byte()?;
+    let mut input = Input(checked(data)?);
+    let flags = input.header()?;
     // Every row takes a byte of time at least, and every series a byte of the table.
     let rows = input.length()?;
     let series = input.length()?;
@@ -226,18 +209,7 @@ pub(crate) fn decode(
                 .ok_or(BlockError::Series(id))?
         });
     }
-    let unit = match input.byte()? {
-        exponent @ (0 | 3 | 6 | 9) => 10i64.pow(u32::from(exponent)),
-        _ => return Err(BlockError::Value("the unit of time")),
-    };
-    let mut time = 0i64;
-    for _ in 0..rows {
-        time = time.wrapping_add(input.signed()?);
-        let nanoseconds = time.checked_mul(unit);
-        batch
-            .time
-            .push(nanoseconds.ok_or(BlockError::Value("a time"))?);
-    }
+    batch.time = input.times(rows)?;
     batch.kind = input.column(rows)?;
     batch.quality = input.column(rows)?;
     if batch
@@ -275,6 +247,57 @@ pub(crate) fn decode(
         return Err(BlockError::Value("what follows the last value"));
     }
     Ok(batch)
+}
+
+/// A block with all its times moved by `by` nanoseconds, and its least and greatest one. What else it holds stays as it is.
+pub(crate) fn shift(data: &[u8], by: i64) -> Result<(Vec<u8>, i64, i64), BlockError> {
+    let body = checked(data)?;
+    let mut input = Input(body);
+    let flags = input.header()?;
+    let rows = input.length()?;
+    let series = input.length()?;
+    for _ in 0..series {
+        if flags & FLAG_NAMES != 0 {
+            input.bytes()?;
+        } else {
+            input.number()?;
+        }
+    }
+    let (head, _) = body.split_at(body.len() - input.0.len());
+    let mut times = input.times(rows)?;
+    for time in &mut times {
+        *time = time.saturating_add(by);
+    }
+    let mut out = Vec::with_capacity(data.len() + 16);
+    out.extend_from_slice(head);
+    put_times(&mut out, &times);
+    out.extend_from_slice(input.0);
+    let crc = crc32(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    let range = times.iter().min().zip(times.iter().max());
+    let (&from, &to) = range.ok_or(BlockError::Short)?;
+    Ok((out, from, to))
+}
+
+/// What stands before the checksum, where that is right.
+fn checked(data: &[u8]) -> Result<&[u8], BlockError> {
+    let (body, crc) = data.split_last_chunk::<4>().ok_or(BlockError::Short)?;
+    if crc32(body) != u32::from_le_bytes(*crc) {
+        return Err(BlockError::Checksum);
+    }
+    Ok(body)
+}
+
+/// The unit, and the times as differences.
+fn put_times(out: &mut Vec<u8>, times: &[i64]) {
+    let (exponent, unit) = unit(times);
+    out.push(exponent);
+    let mut before = 0i64;
+    for time in times {
+        let time = time / unit;
+        put_signed(out, time.wrapping_sub(before));
+        before = time;
+    }
 }
 
 /// The largest unit in which every time is whole.
@@ -334,6 +357,31 @@ impl<'a> Input<'a> {
         let (&first, rest) = self.0.split_first().ok_or(BlockError::Short)?;
         self.0 = rest;
         Ok(first)
+    }
+
+    /// Layout and flags; returns the flags.
+    fn header(&mut self) -> Result<u8, BlockError> {
+        let layout = self.byte()?;
+        if layout != LAYOUT {
+            return Err(BlockError::Layout(layout));
+        }
+        self.byte()
+    }
+
+    /// The unit of time and the times, in nanoseconds.
+    fn times(&mut self, rows: usize) -> Result<Vec<i64>, BlockError> {
+        let unit = match self.byte()? {
+            exponent @ (0 | 3 | 6 | 9) => 10i64.pow(u32::from(exponent)),
+            _ => return Err(BlockError::Value("the unit of time")),
+        };
+        let mut times = Vec::with_capacity(rows);
+        let mut time = 0i64;
+        for _ in 0..rows {
+            time = time.wrapping_add(self.signed()?);
+            let nanoseconds = time.checked_mul(unit);
+            times.push(nanoseconds.ok_or(BlockError::Value("a time"))?);
+        }
+        Ok(times)
     }
 
     fn chunk<const N: usize>(&mut self) -> Result<[u8; N], BlockError> {
@@ -513,6 +561,31 @@ mod tests {
         }
 
         #[test]
+        fn shifting_moves_the_times_and_nothing_else(batch in a_batch(), by in any::<i64>(), named in any::<bool>()) {
+            let mut batch = batch;
+            for (place, known) in batch.names.iter_mut().enumerate() {
+                *known = name(7 * u32::try_from(place).unwrap());
+            }
+            let data = if named {
+                encode_with_names(&batch)
+            } else {
+                let mut writer = BlockWriter::default();
+                for row in 0..batch.len() {
+                    let place = writer.place(7 * batch.series[row]);
+                    writer.push(place, &batch, row);
+                }
+                writer.finish().unwrap().data.to_vec()
+            };
+            let (shifted, from, to) = shift(&data, by).unwrap();
+            for time in &mut batch.time {
+                *time = time.saturating_add(by);
+            }
+            prop_assert_eq!(Some(&from), batch.time.iter().min());
+            prop_assert_eq!(Some(&to), batch.time.iter().max());
+            prop_assert_eq!(rows(&decode(&shifted, |id| Some(name(id))).unwrap()), rows(&batch));
+        }
+
+        #[test]
         fn garbage_is_an_error_or_a_sound_batch(mut body in prop::collection::vec(any::<u8>(), 0..200), layout in any::<bool>()) {
             if layout && body.len() > 1 {
                 body[0] = LAYOUT;
@@ -523,6 +596,7 @@ mod tests {
             body.extend_from_slice(&crc.to_le_bytes());
             if let Ok(batch) = decode(&body, |id| Some(name(id))) {
                 prop_assert_eq!(batch.validate(), Ok(()));
+                prop_assert_eq!(shift(&body, 1).is_ok(), !batch.is_empty());
             }
         }
 

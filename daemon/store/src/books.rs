@@ -42,6 +42,21 @@ pub(crate) mod own {
     pub(crate) const GROUP: &str = "group";
     /// Store: the committed arrival clock, nanoseconds since the epoch.
     pub(crate) const CLOCK: &str = "clock";
+    /// Store: the number of the boot of the last commit.
+    pub(crate) const BOOT: &str = "boot";
+    /// Store: wall minus monotonic time of the last arrival in that boot, nanoseconds; absent or the least number where it
+    /// is not known.
+    pub(crate) const OFFSET: &str = "clock-offset";
+    /// Store: when the clock was stepped last, nanoseconds since the epoch after the step.
+    pub(crate) const STEP_AT: &str = "clock-step-at";
+    /// Store: by how much, nanoseconds.
+    pub(crate) const STEP_BY: &str = "clock-step-by";
+    /// Store: how often it was.
+    pub(crate) const STEPS: &str = "clock-steps";
+    /// Store: the clock by which history grows old, nanoseconds since the epoch.
+    pub(crate) const AGE: &str = "age-clock";
+    /// Store: when the last item was queued; never the same twice, and never less.
+    pub(crate) const CREATED: &str = "created";
     /// Store: the next block's id.
     pub(crate) const NEXT_BLOCK: &str = "next-block";
     /// Store: see `series.rs`.

@@ -16,6 +16,7 @@ use tidegate_domain::outcome::{PipelineOutcome, Replayed};
 use tidegate_domain::{Arrival, Batch, BatchOutcome, ClosedWindow, Item, Quality};
 
 use crate::books::{Scope, own};
+use crate::clock::Advance;
 use crate::disk;
 use crate::evict::{self, InFlight};
 use crate::gaps::Loss;
@@ -29,6 +30,7 @@ use crate::outbox::{Entry, LaneKey, Pen};
 use crate::quarantine;
 use crate::setup::Setup;
 use crate::state;
+use crate::unset::{Mark, RowMark};
 
 /// A group that takes nothing more, with everything else that its transaction depends on.
 #[derive(Debug)]
@@ -73,6 +75,7 @@ pub(crate) fn write(
         monotonic: frozen.idle.monotonic,
         synced: frozen.idle.synced,
         json: Vec::new(),
+        unset: None,
         progress: orders::Progress::default(),
         written: Written::default(),
     };
@@ -106,6 +109,8 @@ struct Commit<'a> {
     synced: bool,
     /// One item at a time; kept for its allocation.
     json: Vec<u8>,
+    /// The clock that the times of events and alarms at hand are by, where that is not set.
+    unset: Option<Mark>,
     progress: orders::Progress,
     written: Written,
 }
@@ -114,6 +119,8 @@ impl Commit<'_> {
     fn group(&mut self, frozen: &Frozen) -> Result<(), rusqlite::Error> {
         let group = &frozen.group;
         let arrivals = group.arrivals();
+        let set_now = self.set_clock(&arrivals, frozen.idle)?;
+        self.unset = self.image.boots.mark(&frozen.idle);
         let advance = self.image.clock.advance(&arrivals, frozen.idle);
         for (pipeline, closed) in self.image.windows.retire(&mut self.image.books, self.setup) {
             self.close(pipeline, &closed)?;
@@ -122,9 +129,11 @@ impl Commit<'_> {
         for (pipeline, closed) in self.image.windows.close(advance.observe_at, stepped) {
             self.close(pipeline, &closed)?;
         }
+        self.tell_of_clock(set_now, &advance)?;
         let first_block = self.image.history.next_block;
         let mut states = state::Pending::default();
         for outcome in &group.outcomes {
+            let unset = self.row_mark(outcome);
             self.attempts_done(outcome)?;
             let origin = match &outcome.replayed {
                 None => {
@@ -143,12 +152,17 @@ impl Commit<'_> {
                 },
             };
             for pipeline in &outcome.pipelines {
-                self.pipeline(pipeline, outcome.arrival, origin, &mut states)?;
+                self.pipeline(pipeline, outcome.arrival, unset, origin, &mut states)?;
                 let observe_at = advance.observe_at;
                 let index = pipeline.pipeline;
-                self.image
-                    .windows
-                    .observe(index, observe_at, &pipeline.stored, first_block);
+                let times_by = unset.filter(|unset| !unset.own_times);
+                self.image.windows.observe(
+                    index,
+                    observe_at,
+                    &pipeline.stored,
+                    first_block,
+                    times_by.map(|unset| unset.mark),
+                );
             }
         }
         let arrival = arrivals.last().copied().unwrap_or(frozen.idle);
@@ -157,6 +171,7 @@ impl Commit<'_> {
             conn,
             pipeline: ids[pipeline],
             arrival,
+            unset: None,
         })?;
         self.image.identities.write(conn)?;
         for settled in &group.settled {
@@ -228,6 +243,85 @@ impl Commit<'_> {
         self.seal(frozen.now)
     }
 
+    /// Notes that the clock is set, where it was not in this boot so far; returns the offset then. What arrived before
+    /// was corrected when the group was frozen.
+    fn set_clock(
+        &mut self,
+        arrivals: &[Arrival],
+        idle: Arrival,
+    ) -> Result<Option<i64>, rusqlite::Error> {
+        let Image { clock, boots, .. } = &mut *self.image;
+        let known = clock.set;
+        clock.set = clock.set_by(arrivals, idle);
+        let now = clock.set.filter(|_| known.is_none());
+        if let Some(offset) = now {
+            boots.set(self.conn, offset)?;
+            // No open window may reach over rows that are about to be corrected.
+            clock.step_at_next();
+        }
+        Ok(now)
+    }
+
+    /// Sends an event where the clock was set or stepped, and keeps it for the page.
+    fn tell_of_clock(
+        &mut self,
+        set_now: Option<i64>,
+        advance: &Advance,
+    ) -> Result<(), rusqlite::Error> {
+        let (Some(at), true) = (
+            advance.step,
+            advance.stepped_by.is_some() || set_now.is_some(),
+        ) else {
+            return Ok(());
+        };
+        let by = advance.stepped_by.unwrap_or(0);
+        let books = &mut self.image.books;
+        if by != 0 {
+            books.set_store(own::STEP_AT, at);
+            books.set_store(own::STEP_BY, by);
+            books.add_store(own::STEPS, 1);
+        }
+        let (code, text) = match set_now {
+            Some(_) => ("clock-set", "the clock was set"),
+            None => ("clock-stepped", "the clock was stepped"),
+        };
+        tracing::warn!(by_seconds = by as f64 / 1e9, "{text}");
+        let offset = set_now.or(self.image.clock.offset).unwrap_or(0);
+        let mut data = serde_json::json!({
+            "boot": self.setup.config.boot,
+            "step": millis(by),
+        });
+        // While it is not set the offset says nothing that would last.
+        if self.image.clock.set.is_some() {
+            data["offset"] = millis(offset).into();
+        }
+        let event = Event {
+            time: at,
+            code: code.to_owned(),
+            text: format!("{text} by {:.3} s", by as f64 / 1e9),
+            data: Some(data),
+        };
+        let mark = self.image.clock.set.is_none().then_some(Mark {
+            boot: self.image.boots.present,
+            offset,
+        });
+        let present = std::mem::replace(&mut self.unset, mark);
+        self.event(&event)?;
+        self.unset = present;
+        Ok(())
+    }
+
+    /// The mark of what one batch stores, where the clock was not set when it arrived.
+    fn row_mark(&mut self, outcome: &BatchOutcome) -> Option<RowMark> {
+        let mark = self.image.boots.mark(&outcome.arrival)?;
+        self.image.boots.left = true;
+        Some(RowMark {
+            mark,
+            monotonic: outcome.arrival.monotonic,
+            own_times: !outcome.arrival_times,
+        })
+    }
+
     fn source(&mut self, outcome: &BatchOutcome) -> Result<(), rusqlite::Error> {
         let Some(source) = self.setup.sources.get(outcome.source) else {
             return Ok(());
@@ -237,9 +331,15 @@ impl Commit<'_> {
             .identities
             .push(outcome.source, &outcome.identities);
         self.heard(outcome)?;
-        let mut pen = pen(self.conn, &mut self.image.books, self.wall);
+        let Image { books, boots, .. } = &mut *self.image;
+        let mut pen = pen(self.conn, books, self.wall);
         for message in &outcome.quarantined {
-            quarantine::insert_message(&mut pen, source, message)?;
+            let unset = boots.mark(&message.arrival).map(|mark| RowMark {
+                mark,
+                monotonic: message.arrival.monotonic,
+                own_times: true,
+            });
+            quarantine::insert_message(&mut pen, source, message, unset)?;
         }
         Ok(())
     }
@@ -321,6 +421,7 @@ impl Commit<'_> {
         &mut self,
         outcome: &PipelineOutcome,
         arrival: Arrival,
+        unset: Option<RowMark>,
         mut origin: quarantine::Origin,
         states: &mut state::Pending,
     ) -> Result<(), rusqlite::Error> {
@@ -357,7 +458,7 @@ impl Commit<'_> {
         };
         for readings in &outcome.quarantined {
             let mut pen = pen(conn, books, self.wall);
-            quarantine::insert_readings(&mut pen, name, generation, readings, origin)?;
+            quarantine::insert_readings(&mut pen, name, generation, readings, origin, unset)?;
             // One row keeps the place; what failed for another reason gets rows of its own.
             origin.row = None;
         }
@@ -372,6 +473,7 @@ impl Commit<'_> {
             conn,
             pipeline: pipeline_ids[outcome.pipeline],
             arrival,
+            unset,
         };
         history.append(
             shelf,
@@ -381,6 +483,10 @@ impl Commit<'_> {
             generation,
             &outcome.stored,
         )?;
+        let times_by = unset
+            .filter(|unset| !unset.own_times)
+            .map(|unset| unset.mark);
+        let present = std::mem::replace(&mut self.unset, times_by);
         if !pipeline.readings.is_empty() {
             self.readings(outcome.pipeline, &outcome.stored)?;
         }
@@ -392,6 +498,7 @@ impl Commit<'_> {
                 .map(|generation| generation.id.as_str());
             self.alarm(outcome.pipeline, alarm, generation)?;
         }
+        self.unset = present;
         Ok(())
     }
 
@@ -424,6 +531,8 @@ impl Commit<'_> {
     ) -> i64 {
         let time = millis(batch.time[row]);
         let quality = batch.quality(row);
+        // What comes out of history is by no clock of the present.
+        let unset = self.unset.filter(|_| marks.backfill.is_none());
         let item = Item::Reading(ReadingItem {
             pipeline: &self.setup.pipelines[index].name,
             series: batch.name(row),
@@ -436,6 +545,8 @@ impl Commit<'_> {
             },
             detail: marks.detail,
             backfill: marks.backfill,
+            boot: unset.map(|mark| self.image.boots.name(mark)),
+            mono: unset.map(|mark| mark.mono(batch.time[row])),
         });
         encode(&mut self.json, &item);
         time
@@ -448,6 +559,8 @@ impl Commit<'_> {
             code: &event.code,
             text: &event.text,
             data: event.data.clone(),
+            boot: self.unset.map(|mark| self.image.boots.name(mark)),
+            mono: self.unset.map(|mark| mark.mono(event.time)),
         });
         encode(&mut self.json, &item);
         for uplink in 0..self.setup.uplinks.len() {
@@ -487,7 +600,7 @@ impl Commit<'_> {
             ..
         } = &mut *self.image;
         let block = history.next_block;
-        windows.delete_rows(self.conn, index, closed)?;
+        let unset = windows.delete_rows(self.conn, index, closed)?;
         let measure_of = |dictionary: &mut crate::series::Dictionary, window: &ClosedWindow| {
             let series = dictionary.series(self.conn, measures, &window.key.series, block)?;
             Ok::<_, rusqlite::Error>(series.measure.and_then(|measure| measures.text(measure)))
@@ -496,7 +609,7 @@ impl Commit<'_> {
             .iter()
             .map(|window| measure_of(dictionary, window))
             .collect::<Result<Vec<Option<&str>>, _>>()?;
-        for (window, measure) in closed.iter().zip(found) {
+        for ((window, measure), unset) in closed.iter().zip(found).zip(unset) {
             let (from, to) = (millis(window.key.from), millis(window.key.to));
             let item = Item::Summary(SummaryItem {
                 pipeline: &pipeline.name,
@@ -508,6 +621,8 @@ impl Commit<'_> {
                 late: window.key.late,
                 stepped: window.stepped,
                 incomplete: window.incomplete,
+                boot: unset.map(|mark| self.image.boots.name(mark)),
+                mono: unset.map(|mark| mark.mono(window.key.from)),
             });
             encode(&mut self.json, &item);
             for &(uplink, priority) in &pipeline.summaries {
@@ -569,12 +684,10 @@ impl Commit<'_> {
         in_flight: &'b InFlight,
     ) -> Result<evict::Evicted<'b>, rusqlite::Error> {
         let (conn, setup, wall) = (self.conn, self.setup, self.wall);
-        let oldest = frozen
-            .idle
-            .synced
-            .then(|| wall.saturating_sub(setup.max_age));
         let Image {
+            age,
             books,
+            boots,
             dictionary,
             history,
             windows,
@@ -582,6 +695,11 @@ impl Commit<'_> {
             pipeline_names,
             ..
         } = &mut *self.image;
+        let oldest = age.advance(frozen.idle);
+        let oldest = oldest.map(|now| now.saturating_sub(setup.max_age));
+        if boots.correct(conn)? {
+            history.corrected();
+        }
         let oldest_block = history.oldest_block(conn)?;
         let step = dictionary.set_held(history.next_block.saturating_sub(oldest_block));
         books.set_store(own::SEEN_STEP, step);
@@ -612,12 +730,19 @@ impl Commit<'_> {
             books,
             history,
             clock,
+            age,
+            boots,
             group,
             ..
         } = &mut *self.image;
         *group = frozen.number;
         books.set_store(own::GROUP, sql(frozen.number));
         books.set_store(own::CLOCK, clock.committed);
+        books.set_store(own::BOOT, boots.present);
+        books.set_store(own::OFFSET, clock.offset.unwrap_or(i64::MIN));
+        if let Some(age) = age.at {
+            books.set_store(own::AGE, age);
+        }
         books.set_store(own::NEXT_BLOCK, history.next_block);
         books.set_store(own::CLEAN, i64::from(frozen.last));
         books.write(self.conn)?;

@@ -15,6 +15,8 @@ use tidegate_domain::series::{GlobError, SeriesFilter};
 pub struct StoreConfig {
     /// The database file. Its lock, write-ahead log and shared memory lie beside it.
     pub path: PathBuf,
+    /// The kernel's name for the present boot of the machine.
+    pub boot: String,
     /// Bound of database and write-ahead log together, in bytes. What is above goes, least important first.
     pub max_bytes: u64,
     /// How long history and quarantine are kept.

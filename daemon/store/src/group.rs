@@ -154,6 +154,13 @@ impl Group {
             .collect()
     }
 
+    /// Corrects what arrived before the clock was set: `offset` is that of the clock since.
+    pub(crate) fn correct(&mut self, offset: i64) {
+        for outcome in &mut self.outcomes {
+            outcome.correct(offset);
+        }
+    }
+
     /// The acknowledgements that are due once it is committed, by source.
     pub(crate) fn acks(&self, sources: usize) -> Vec<(usize, Vec<AckToken>)> {
         let mut by_source: Vec<Vec<AckToken>> = vec![Vec::new(); sources];

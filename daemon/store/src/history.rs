@@ -11,6 +11,7 @@ use crate::books::{Books, Scope};
 use crate::config::Measures;
 use crate::num::{count, sql_len};
 use crate::series::{Dictionary, Series};
+use crate::unset::{self, Kind, RowMark};
 
 /// Blocks that are deleted at once.
 const BITE: usize = 16;
@@ -35,6 +36,8 @@ pub(crate) struct History {
 #[derive(Debug, Default)]
 struct Open {
     generation: Option<i64>,
+    /// Where the clock was not set.
+    unset: Option<RowMark>,
     writer: BlockWriter,
 }
 
@@ -54,6 +57,8 @@ pub(crate) struct Shelf<'a> {
     pub(crate) pipeline: i64,
     /// The group's last arrival.
     pub(crate) arrival: Arrival,
+    /// Where the clock was not set when the batch at hand arrived.
+    pub(crate) unset: Option<RowMark>,
 }
 
 impl History {
@@ -75,11 +80,17 @@ impl History {
         batch: &Batch,
     ) -> Result<(), rusqlite::Error> {
         let open = self.open.entry(pipeline).or_default();
-        if open.generation != generation {
+        if open.generation != generation || !RowMark::fits(open.unset, shelf.unset) {
             if let Some(block) = open.writer.finish() {
-                shelf.put(&mut self.next_block, open.generation, &block)?;
+                shelf.put(&mut self.next_block, open.generation, open.unset, &block)?;
             }
             open.generation = generation;
+        }
+        if open.writer.rows() == 0 {
+            open.unset = shelf.unset;
+        } else if let (Some(open), Some(now)) = (&mut open.unset, shelf.unset) {
+            // A block arrived when its last reading did.
+            open.monotonic = open.monotonic.max(now.monotonic);
         }
         self.known.clear();
         self.known.resize(batch.names.len(), None);
@@ -108,8 +119,9 @@ impl History {
             open.writer.push(place, batch, row);
             if open.writer.is_full() {
                 if let Some(block) = open.writer.finish() {
-                    shelf.put(&mut self.next_block, open.generation, &block)?;
+                    shelf.put(&mut self.next_block, open.generation, open.unset, &block)?;
                 }
+                open.unset = shelf.unset;
                 self.places.fill(None);
             }
         }
@@ -123,7 +135,7 @@ impl History {
     ) -> Result<(), rusqlite::Error> {
         for (&pipeline, open) in &mut self.open {
             if let Some(block) = open.writer.finish() {
-                shelf(pipeline).put(&mut self.next_block, open.generation, &block)?;
+                shelf(pipeline).put(&mut self.next_block, open.generation, open.unset, &block)?;
             }
         }
         Ok(())
@@ -171,6 +183,11 @@ impl History {
             self.head = Some(head);
         }
         Ok(head)
+    }
+
+    /// Times of blocks changed: what is known of the oldest ones is out of date.
+    pub(crate) fn corrected(&mut self) {
+        self.head = None;
     }
 
     /// Deletes what was written before `oldest`, a bounded number of blocks, none of them at or above `end`.
@@ -239,6 +256,7 @@ impl History {
         if let Some(last) = last {
             conn.prepare_cached("DELETE FROM history WHERE id <= ?1")?
                 .execute([last])?;
+            unset::forget(conn, Kind::Block, last)?;
             self.head = None;
         }
         Ok(blocks)
@@ -250,17 +268,22 @@ impl Shelf<'_> {
         self,
         next_block: &mut i64,
         generation: Option<i64>,
+        unset: Option<RowMark>,
         block: &Encoded<'_>,
     ) -> Result<(), rusqlite::Error> {
         let id = *next_block;
         *next_block += 1;
+        if let Some(mark) = unset {
+            unset::list(self.conn, Kind::Block, id, mark)?;
+        }
+        let arrival = (self.arrival.synced && unset.is_none()).then_some(self.arrival.wall);
         self.conn
             .prepare_cached("INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
             .execute((
                 id,
                 self.pipeline,
                 generation,
-                self.arrival.synced.then_some(self.arrival.wall),
+                arrival,
                 block.from,
                 block.to,
                 sql_len(block.rows),

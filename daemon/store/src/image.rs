@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::Connection;
-
 use tidegate_domain::Arrival;
 use tidegate_domain::alarm::Alarms;
 use tidegate_domain::silence::Silence;
 
 use crate::alarms;
 use crate::books::{Books, Scope, own};
-use crate::clock::Clock;
+use crate::clock::{AgeClock, Clock};
 use crate::commands::{self, Commands};
 use crate::gaps::Gaps;
 use crate::history::History;
@@ -24,6 +23,7 @@ use crate::outbox::Outbox;
 use crate::series::{self, Dictionary};
 use crate::setup::Setup;
 use crate::state::Slots;
+use crate::unset::{self, Boots};
 use crate::windows::{self, Windows};
 
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct Image {
     /// Number of the last committed group.
     pub(crate) group: u64,
     pub(crate) clock: Clock,
+    pub(crate) age: AgeClock,
+    pub(crate) boots: Boots,
     pub(crate) books: Books,
     pub(crate) dictionary: Dictionary,
     pub(crate) windows: Windows,
@@ -77,7 +79,16 @@ impl Image {
             .iter()
             .map(|name| id("uplink", name))
             .collect::<Result<Vec<i64>, _>>()?;
-        let clock = Clock::at(books.store(own::CLOCK).unwrap_or(arrival.wall));
+        let boots = Boots::load(conn, &setup.config.boot, &books)?;
+        // Of another boot it means nothing.
+        let offset = books
+            .store(own::OFFSET)
+            .filter(|&offset| boots.is_same() == Some(true) && offset != i64::MIN);
+        let clock = Clock::at(
+            books.store(own::CLOCK).unwrap_or(arrival.wall),
+            offset,
+            boots.set_offset,
+        );
         Ok(Self {
             group: count(books.store(own::GROUP).unwrap_or(0)),
             windows: Windows::load(conn, setup, &books, &pipeline_ids, clock.committed)?,
@@ -98,15 +109,23 @@ impl Image {
             commands: Commands::load(conn, setup, &uplink_ids, arrival)?,
             pipeline_ids,
             uplink_ids,
+            age: AgeClock::new(books.store(own::AGE)),
+            boots,
             clock,
             books,
         })
     }
 }
 
-/// Gives numbers to pipelines and uplinks that are new, and to an uplink its stream; lists all in the ledger.
-pub(crate) fn register(conn: &Connection, setup: &Setup) -> Result<(), rusqlite::Error> {
+/// Gives numbers to pipelines, uplinks and the boot where they are new, and to an uplink its stream; lists all in the
+/// ledger.
+pub(crate) fn register(
+    conn: &Connection,
+    setup: &Setup,
+    arrival_now: Arrival,
+) -> Result<(), rusqlite::Error> {
     let transaction = conn.unchecked_transaction()?;
+    unset::register(&transaction, &setup.config.boot, arrival_now)?;
     let zero = |scope: Scope, name: &Arc<str>, counter: &str| {
         transaction
             .prepare_cached("INSERT INTO counter VALUES (?1, ?2, ?3, 0) ON CONFLICT DO NOTHING")?

@@ -330,6 +330,30 @@ pub struct StoreStats {
     pub commands: CommandStats,
     /// The last failed commit's error, until one succeeds.
     pub last_error: Option<String>,
+    /// The machine's clock.
+    pub clock: ClockStats,
+}
+
+/// The machine's clock, as the store saw it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockStats {
+    /// It was set in this boot.
+    pub set: bool,
+    /// Steps of more than a second since the database was made.
+    pub steps: u64,
+    /// The last of them.
+    pub last_step: Option<ClockStep>,
+    /// Rows that were taken before it was set are being corrected.
+    pub correcting: bool,
+}
+
+/// A step of the machine's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockStep {
+    /// The time after it, nanoseconds since the epoch.
+    pub at: i64,
+    /// By how much, nanoseconds; negative backwards.
+    pub by: i64,
 }
 
 /// Alarms and silent series.

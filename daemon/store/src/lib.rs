@@ -37,6 +37,7 @@ mod setup;
 mod state;
 #[cfg(test)]
 mod tests;
+mod unset;
 mod verify;
 mod windows;
 mod writer;
@@ -48,9 +49,9 @@ pub use config::{
     UplinkConfig,
 };
 pub use input::{
-    AcknowledgeAlarms, AlarmStats, BackfillStats, ClosedSummary, CommandCounts, CommandInput,
-    CommandStats, Committed, DetailStats, Event, Input, Orders, OutboxStats, SourceGap, StoreState,
-    StoreStats, Todo,
+    AcknowledgeAlarms, AlarmStats, BackfillStats, ClockStats, ClockStep, ClosedSummary,
+    CommandCounts, CommandInput, CommandStats, Committed, DetailStats, Event, Input, Orders,
+    OutboxStats, SourceGap, StoreState, StoreStats, Todo,
 };
 pub use quarantined::{Matching, OpenOrder, QuarantineEntry, QuarantinedRow, RowState};
 pub use reader::{LatestReading, ReadError, Reader, RejectedEntry};

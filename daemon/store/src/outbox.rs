@@ -607,11 +607,15 @@ impl Lane {
             return Ok(());
         }
         let id = self.next_id;
+        // In the order of commits, whatever the wall clock does: what waits longest is given up first.
+        let last = pen.books.store(own::CREATED).unwrap_or(i64::MIN);
+        let created = pen.wall.max(last.saturating_add(1));
+        pen.books.set_store(own::CREATED, created);
         pen.conn
             .prepare_cached("INSERT INTO item VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
             .execute((
                 id,
-                pen.wall,
+                created,
                 open.pipeline,
                 open.items,
                 open.from,

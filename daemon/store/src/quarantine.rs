@@ -14,6 +14,7 @@ use crate::gaps::{Gaps, Loss};
 use crate::num::{count, sql, sql_len};
 use crate::outbox::Pen;
 use crate::setup::Setup;
+use crate::unset::{self, Kind, RowMark};
 
 /// What a row takes beside its texts and bytes.
 const ROW_BYTES: usize = 100;
@@ -25,15 +26,17 @@ pub(crate) fn insert_message(
     pen: &mut Pen<'_>,
     source: &Arc<str>,
     message: &QuarantinedMessage,
+    unset: Option<RowMark>,
 ) -> Result<(), rusqlite::Error> {
     let bytes = ROW_BYTES + message.topic.len() + message.detail.len() + message.payload.len();
+    let id = pen.books.take_number(own::NEXT_QUARANTINE);
     pen.conn
         .prepare_cached(
             "INSERT INTO quarantine (id, source, topic, reason, detail, arrival, synced, items, length, bytes, data)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10)",
         )?
         .execute((
-            pen.books.take_number(own::NEXT_QUARANTINE),
+            id,
             source,
             &message.topic,
             message.reason,
@@ -44,6 +47,9 @@ pub(crate) fn insert_message(
             sql_len(bytes),
             &message.payload[..],
         ))?;
+    if let Some(mark) = unset {
+        unset::list(pen.conn, Kind::Quarantine, id, mark)?;
+    }
     pen.books.add(Scope::Source, source, counter::HELD, 1);
     pen.books.add_store(own::QUARANTINE_BYTES, sql_len(bytes));
     Ok(())
@@ -73,6 +79,7 @@ pub(crate) fn insert_readings(
     generation: Option<i64>,
     readings: &QuarantinedReadings,
     origin: Origin,
+    unset: Option<RowMark>,
 ) -> Result<(), rusqlite::Error> {
     if readings.rows.is_empty() {
         return Ok(());
@@ -108,6 +115,9 @@ pub(crate) fn insert_readings(
             origin.row.map_or(0, |place| place.attempts),
             origin.row.map_or(0, |place| place.order),
         ))?;
+    if let Some(mark) = unset {
+        unset::list(pen.conn, Kind::Quarantine, id, mark)?;
+    }
     pen.books
         .add(Scope::Pipeline, pipeline, "quarantined", items as u64);
     pen.books
@@ -153,12 +163,12 @@ pub(crate) fn evict(
     gaps: &mut Gaps,
     reason: &'static str,
 ) -> Result<bool, rusqlite::Error> {
-    type Row = (Option<Arc<str>>, Option<Arc<str>>, i64, i64, i64);
+    type Row = (i64, Option<Arc<str>>, Option<Arc<str>>, i64, i64, i64);
     let oldest: Option<Row> = pen
         .conn
         .prepare_cached(
             "DELETE FROM quarantine WHERE id = (SELECT min(id) FROM quarantine)
-             RETURNING source, pipeline, arrival, items, bytes",
+             RETURNING id, source, pipeline, arrival, items, bytes",
         )?
         .query_row([], |row| {
             Ok((
@@ -167,12 +177,14 @@ pub(crate) fn evict(
                 row.get(2)?,
                 row.get(3)?,
                 row.get(4)?,
+                row.get(5)?,
             ))
         })
         .optional()?;
-    let Some((source, pipeline, arrival, items, bytes)) = oldest else {
+    let Some((id, source, pipeline, arrival, items, bytes)) = oldest else {
         return Ok(false);
     };
+    unset::forget(pen.conn, Kind::Quarantine, id)?;
     let items = count(items);
     pen.books.add_store(own::QUARANTINE_BYTES, -bytes);
     let owner = match (&source, &pipeline) {

@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0003_alarms.sql"),
     include_str!("../migrations/0004_orders.sql"),
     include_str!("../migrations/0005_commands.sql"),
+    include_str!("../migrations/0006_unset_clock.sql"),
 ];
 
 /// Marks the file as ours: "TIDE".

@@ -17,6 +17,7 @@ use crate::block;
 use crate::books::{Books, Scope, own};
 use crate::series::Names;
 use crate::setup::Setup;
+use crate::unset::Mark;
 
 /// The windows of all pipelines.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ struct Open {
     opened: i64,
     /// The row's series; `None` while there is no row.
     row: Option<u32>,
+    /// The clock that its times are by, where that was not set.
+    unset: Option<Mark>,
 }
 
 impl Windows {
@@ -89,7 +92,7 @@ impl Windows {
 
     fn restore(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
         let mut statement = conn.prepare(
-            "SELECT pipeline, series, from_time, to_time, late, opened, first_block, incomplete, name
+            "SELECT pipeline, series, from_time, to_time, late, opened, first_block, incomplete, name, boot, clock_offset
              FROM open_window JOIN series ON series.id = open_window.series",
         )?;
         let mut rows = statement.query([])?;
@@ -109,6 +112,9 @@ impl Windows {
                 first_block: row.get(6)?,
                 opened: row.get(5)?,
                 row: Some(row.get(1)?),
+                unset: (row.get::<_, Option<i64>>(9)?)
+                    .zip(row.get(10)?)
+                    .map(|(boot, offset)| Mark { boot, offset }),
             };
             pipeline.set.restore(&key, open.opened);
             if row.get(7)? {
@@ -245,8 +251,16 @@ impl Windows {
         all
     }
 
-    /// Takes a pipeline's committed readings; `first_block` is the group's first.
-    pub(crate) fn observe(&mut self, pipeline: usize, clock: i64, batch: &Batch, first_block: i64) {
+    /// Takes a pipeline's committed readings; `first_block` is the group's first, `unset` says by which clock their times
+    /// are where that is not set.
+    pub(crate) fn observe(
+        &mut self,
+        pipeline: usize,
+        clock: i64,
+        batch: &Batch,
+        first_block: i64,
+        unset: Option<Mark>,
+    ) {
         let Some(Some(pipeline)) = self.pipelines.get_mut(pipeline) else {
             return;
         };
@@ -260,34 +274,36 @@ impl Windows {
                 first_block,
                 opened: clock,
                 row: None,
+                unset,
             };
             pipeline.open.insert(key.clone(), open);
         }
     }
 
-    /// Forgets the rows of windows that were closed. One that was opened by the same group has none.
+    /// Forgets the rows of windows that were closed. One that was opened by the same group has none. Returns the clock that
+    /// each one's times are by, where that was not set.
     pub(crate) fn delete_rows(
         &mut self,
         conn: &Connection,
         pipeline: usize,
         closed: &[ClosedWindow],
-    ) -> Result<(), rusqlite::Error> {
+    ) -> Result<Vec<Option<Mark>>, rusqlite::Error> {
+        let mut marks = Vec::with_capacity(closed.len());
         let Some(Some(pipeline)) = self.pipelines.get_mut(pipeline) else {
-            return Ok(());
+            return Ok(marks);
         };
         let mut delete = conn.prepare_cached(
             "DELETE FROM open_window
              WHERE pipeline = ?1 AND from_time = ?2 AND series = ?3 AND to_time = ?4 AND late = ?5",
         )?;
         for ClosedWindow { key, .. } in closed {
-            if let Some(Open {
-                row: Some(series), ..
-            }) = pipeline.open.remove(key)
-            {
+            let open = pipeline.open.remove(key);
+            marks.push(open.and_then(|open| open.unset));
+            if let Some(series) = open.and_then(|open| open.row) {
                 delete.execute((pipeline.id, key.from, series, key.to, key.late))?;
             }
         }
-        Ok(())
+        Ok(marks)
     }
 
     /// Writes rows for the windows that the group opened and that are still open, and what else a restart needs.
@@ -299,8 +315,9 @@ impl Windows {
         setup: &Setup,
         mut series: impl FnMut(&Arc<str>) -> Result<u32, rusqlite::Error>,
     ) -> Result<(), rusqlite::Error> {
-        let mut insert =
-            conn.prepare_cached("INSERT INTO open_window VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)")?;
+        let mut insert = conn.prepare_cached(
+            "INSERT INTO open_window VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9)",
+        )?;
         for (index, pipeline) in self.pipelines.iter_mut().enumerate() {
             let Some(pipeline) = pipeline else {
                 continue;
@@ -322,6 +339,8 @@ impl Windows {
                     key.late,
                     open.opened,
                     open.first_block,
+                    open.unset.map(|mark| mark.boot),
+                    open.unset.map(|mark| mark.offset),
                 ))?;
             }
             let closed_before = pipeline.set.closed_before();

@@ -20,8 +20,9 @@ use crate::group::{Attempt, Due, Group, InFlight};
 use crate::identities;
 use crate::image::{self, Image};
 use crate::input::{
-    AcknowledgeAlarms, AlarmStats, BackfillStats, ClosedSummary, CommandCounts, CommandStats,
-    Committed, DetailStats, Input, Orders, OutboxStats, StoreState, StoreStats,
+    AcknowledgeAlarms, AlarmStats, BackfillStats, ClockStats, ClockStep, ClosedSummary,
+    CommandCounts, CommandStats, Committed, DetailStats, Input, Orders, OutboxStats, StoreState,
+    StoreStats,
 };
 use crate::quarantine;
 use crate::reader::{ReadError, Reader};
@@ -137,7 +138,7 @@ impl Store {
         })?;
         let (conn, created) = schema::open(&path)?;
         let database = |source| OpenError::database(&path, source);
-        image::register(&conn, &setup).map_err(database)?;
+        image::register(&conn, &setup, arrival_now).map_err(database)?;
         let now = Instant::now();
         let image = Image::load(&conn, &setup, arrival_now, now).map_err(database)?;
         let clean_exit = created || image.books.store(own::CLEAN) == Some(1);
@@ -248,11 +249,24 @@ impl Writer {
             wall: image.clock.committed,
             ..Arrival::default()
         };
-        if arrival_now.synced
-            && arrival_now.wall < image.clock.committed.saturating_sub(CLOCK_BEHIND)
-        {
-            idle.wall = arrival_now.wall;
-            image.clock.step_at_next();
+        let behind = arrival_now.wall < image.clock.committed.saturating_sub(CLOCK_BEHIND);
+        match image.boots.last {
+            // The clock was set while the process was down; other steps are seen at the first arrival.
+            Some((boot, _)) if boot == image.boots.present => {
+                if image.clock.set.is_none() && arrival_now.synced {
+                    idle = arrival_now;
+                }
+            }
+            // A clock that is not set says nothing about windows of another boot, nor the other way round.
+            Some((_, was_set)) if !was_set || !arrival_now.synced => {
+                idle = arrival_now;
+                image.clock.step_at_next();
+            }
+            Some(_) if behind => {
+                idle.wall = arrival_now.wall;
+                image.clock.step_at_next();
+            }
+            Some(_) | None => {}
         }
         let frozen = Frozen {
             number: image.group + 1,
@@ -370,11 +384,9 @@ impl Writer {
             return Some(trouble.retry_at);
         }
         let (now, arrival) = self.seen;
-        if self
-            .open
-            .due_at_once(&self.setup.bounds, &self.in_flight)
-            .is_some()
-        {
+        let at_once = self.open.due_at_once(&self.setup.bounds, &self.in_flight);
+        let correcting = (self.database.as_ref()).is_some_and(|(_, image)| correcting(image));
+        if at_once.is_some() || correcting {
             return Some(now);
         }
         let outbox = self
@@ -408,6 +420,7 @@ impl Writer {
         now: Instant,
         arrival_now: Arrival,
     ) -> Result<Option<Committed>, CommitError> {
+        let arrival_now = self.corrected(arrival_now);
         self.seen = (now, arrival_now);
         if let Some(trouble) = &self.trouble {
             if now < trouble.retry_at {
@@ -436,6 +449,7 @@ impl Writer {
         now: Instant,
         arrival_now: Arrival,
     ) -> Result<Option<Committed>, CommitError> {
+        let arrival_now = self.corrected(arrival_now);
         self.seen = (now, arrival_now);
         if self.trouble.is_some() {
             self.reopen(now)?;
@@ -468,6 +482,15 @@ impl Writer {
         self.stats.clone()
     }
 
+    /// The present time by a clock that was set in this boot, though it may not be now.
+    fn corrected(&self, now: Arrival) -> Arrival {
+        let image = self.database.as_ref().map(|(_, image)| image);
+        match image.and_then(|image| image.clock.set) {
+            Some(offset) => now.corrected(offset),
+            None => now,
+        }
+    }
+
     fn due(&self, now: Instant, arrival_now: Arrival) -> Option<Due> {
         let linger = self.setup.config.linger;
         let group = self
@@ -476,13 +499,14 @@ impl Writer {
         group.or_else(|| {
             let (_, image) = self.database.as_ref()?;
             let outbox = image.outbox.deadline().is_some_and(|due| due <= now);
+            let clock = correcting(image) || image.clock.is_news(arrival_now);
             let wall = self
                 .due_by_wall(arrival_now)
                 .is_some_and(|due| due <= arrival_now.wall);
             let monotonic = self
                 .due_by_monotonic()
                 .is_some_and(|due| due <= arrival_now.monotonic);
-            (outbox || wall || monotonic).then_some(Due::Upkeep)
+            (outbox || wall || monotonic || clock).then_some(Due::Upkeep)
         })
     }
 
@@ -502,12 +526,22 @@ impl Writer {
     fn due_by_wall(&self, now: Arrival) -> Option<i64> {
         // With readings in the group the clock is theirs: it moves when linger ends.
         let closing = self.closing_at.filter(|_| self.open.outcomes.is_empty());
-        let expiry = self.expiry_at.filter(|_| now.synced);
+        let age = self
+            .database
+            .as_ref()
+            .and_then(|(_, image)| image.age.peek(now));
+        let expiry = self.expiry_at.filter(|_| age.is_some());
         [closing, expiry].into_iter().flatten().min()
     }
 
     fn freeze(&mut self, now: Instant, idle: Arrival, last: bool) {
-        let committed = self.database.as_ref().map_or(0, |(_, image)| image.group);
+        let image = self.database.as_ref().map(|(_, image)| image);
+        let committed = image.map_or(0, |image| image.group);
+        if let Some(offset) =
+            image.and_then(|image| image.clock.set_by(&self.open.arrivals(), idle))
+        {
+            self.open.correct(offset);
+        }
         self.frozen = Some(Frozen {
             group: std::mem::take(&mut self.open),
             number: committed + 1,
@@ -679,6 +713,7 @@ impl Writer {
         stats.alarms_active = image.alarms.holding() as u64;
         refresh_alarms(&mut stats.alarms, image, &self.setup);
         refresh_commands(&mut stats.commands, image, &self.setup);
+        stats.clock = clock_stats(image);
         let uplinks = self.setup.uplinks.iter().enumerate();
         stats.outbox = uplinks
             .map(|(index, name)| {
@@ -773,6 +808,23 @@ fn refresh_commands(stats: &mut CommandStats, image: &mut Image, setup: &Setup) 
         sent: job.sent,
     });
     stats.backfills = backfills.collect();
+}
+
+/// Rows that were taken before the clock was set wait to be corrected.
+fn correcting(image: &Image) -> bool {
+    image.boots.left && image.boots.set_offset.is_some()
+}
+
+fn clock_stats(image: &Image) -> ClockStats {
+    let step = image.books.store(own::STEP_AT);
+    ClockStats {
+        set: image.clock.set.is_some(),
+        steps: crate::num::count(image.books.store(own::STEPS).unwrap_or(0)),
+        last_step: step
+            .zip(image.books.store(own::STEP_BY))
+            .map(|(at, by)| ClockStep { at, by }),
+        correcting: correcting(image),
+    }
 }
 
 /// Somebody else is writing the log back, or reads what is in it.

@@ -185,6 +185,7 @@ impl Plant {
         };
         let config = StoreConfig {
             path: path.to_owned(),
+            boot: "boot".to_owned(),
             max_bytes,
             max_age: Duration::from_secs(30 * 86_400),
             linger: Duration::from_millis(100),

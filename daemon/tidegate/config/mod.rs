@@ -22,8 +22,8 @@ use std::ffi::OsString;
 use std::path::Path;
 
 pub(crate) use model::{
-    Broker, Config, Decode, EventTime, Filter, Identity, IdentityBy, Modules, MqttVersion,
-    OnFailure, Pipeline, Route, Send, Source, SourceKind, TimeUnit, Uplink,
+    Broker, ClockTrust, Config, Decode, EventTime, Filter, Identity, IdentityBy, Modules,
+    MqttVersion, OnFailure, Pipeline, Route, Send, Source, SourceKind, TimeUnit, Uplink,
 };
 pub(crate) use report::Problems;
 pub(crate) use source::CORRELATION_DATA;

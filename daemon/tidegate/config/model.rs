@@ -78,6 +78,17 @@ pub(crate) struct Gateway {
     pub(crate) id: String,
     /// Database, compiled modules and the device's secret.
     pub(crate) state_dir: PathBuf,
+    /// When the wall clock counts as set.
+    pub(crate) clock: ClockTrust,
+}
+
+/// When the wall clock counts as set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClockTrust {
+    /// When it shows a time after this program was built.
+    Set,
+    /// When the kernel says besides that it is synchronised.
+    Synchronised,
 }
 
 /// `[store]`

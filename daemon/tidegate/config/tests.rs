@@ -200,7 +200,7 @@ fn keys_and_sections_that_do_not_exist() {
         &[("[gateway]", "[gatway]\nid = 3\n[gateway]\nx = 1")],
         &[
             "error tidegate.toml:1:2 unknown section `gatway` (did you mean `gateway`?)",
-            "error tidegate.toml:4:1 unknown key `x` in `gateway` (possible here: id, state-dir)",
+            "error tidegate.toml:4:1 unknown key `x` in `gateway` (possible here: clock, id, state-dir)",
         ],
     );
     check(
@@ -1228,7 +1228,7 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
             "deploy", "modules", "policy",
         ],
     );
-    has(&["gateway"], &["id", "state-dir"]);
+    has(&["gateway"], &["id", "state-dir", "clock"]);
     has(&["store"], &["max-size", "max-age", "linger"]);
     has(&["status"], &["listen"]);
     has(

@@ -9,8 +9,8 @@ use tidegate_domain::{alarm, limits};
 
 use super::Loaded;
 use super::model::{
-    Broker, Config, Deploy, Gateway, Modules, Policy, SeriesDescription, SourceKind, Status, Store,
-    join,
+    Broker, ClockTrust, Config, Deploy, Gateway, Modules, Policy, SeriesDescription, SourceKind,
+    Status, Store, join,
 };
 use super::mqtt::{Identity, check_identities, filter_matches};
 use super::pipeline::{Names, check_glob, pipeline};
@@ -328,10 +328,20 @@ fn gateway(cx: &mut Checker, root: &mut Section<'_>, host: &Host) -> Gateway {
     }
     let state_dir = section.text_or(cx, "state-dir", STATE_DIR);
     check_path(cx, &state_dir);
+    let clock = section.choice(
+        cx,
+        "clock",
+        &[
+            ("set", ClockTrust::Set),
+            ("synchronised", ClockTrust::Synchronised),
+        ],
+        "set",
+    );
     section.finish(cx);
     Gateway {
         id: id.value,
         state_dir: cx.resolve(&state_dir.value),
+        clock: clock.unwrap_or(ClockTrust::Set),
     }
 }
 

@@ -64,6 +64,12 @@ fn gateway(now: i64) -> GatewayStatus {
         started: now - 1_051_200_000,
         uptime_seconds: 1_051_200,
         clock_synced: true,
+        clock_last_step: Some(ClockStep {
+            time: now - 1_051_190_000,
+            seconds: -3.5,
+        }),
+        clock_steps: 1,
+        clock_correcting: false,
         state: GatewayState::Online,
         state_dir: "/var/lib/tidegate".to_owned(),
     }

@@ -221,10 +221,11 @@ impl Commit<'_> {
                 } => {
                     let acknowledged = alarm.acknowledged.as_ref();
                     let cause = &alarm.cause;
-                    let time = match (alarm.state, acknowledged) {
-                        (State::Acknowledged, Some(by)) => millis(by.at),
-                        _ => millis(cause.time),
+                    let nanoseconds = match (alarm.state, acknowledged) {
+                        (State::Acknowledged, Some(by)) => by.at,
+                        _ => cause.time,
                     };
+                    let time = millis(nanoseconds);
                     let item = Item::Alarm(AlarmItem {
                         source: key.owner.source().map(AsRef::as_ref),
                         pipeline: key.owner.pipeline().map(AsRef::as_ref),
@@ -240,6 +241,8 @@ impl Commit<'_> {
                         flood: *flood,
                         suppressed: *suppressed,
                         generation: cause.generation.as_deref(),
+                        boot: self.unset.map(|mark| self.image.boots.name(mark)),
+                        mono: self.unset.map(|mark| mark.mono(nanoseconds)),
                     });
                     encode(&mut self.json, &item);
                     self.tell_owner(&key.owner, ItemKind::Alarm, Priority::Alarm, time)?;
@@ -288,6 +291,8 @@ impl Commit<'_> {
                 "flood": mark,
                 "suppressed": suppressed,
             })),
+            boot: self.unset.map(|mark| self.image.boots.name(mark)),
+            mono: self.unset.map(|mark| mark.mono(self.wall)),
         });
         encode(&mut self.json, &item);
         self.tell_owner(owner, ItemKind::Event, Priority::High, time)

@@ -336,7 +336,9 @@ fn a_step_of_the_clock_closes_what_is_open_and_loses_nothing() {
     bench.apply(outcome);
     bench.advance(SECOND);
     bench.try_commit().unwrap().unwrap();
-    let items = bench.items();
+    let mut items = bench.items();
+    let event = items.pop_if(|(_, item)| item["code"] == "clock-stepped");
+    assert_eq!(event.unwrap().1["data"]["step"], 7_200_000);
     assert_eq!(items.len(), 1);
     assert_eq!(
         (&items[0].1["stepped"], &items[0].1["count"]),

@@ -11,6 +11,7 @@ mod opening;
 mod orders;
 mod outbox;
 mod speed;
+mod unset;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ pub(crate) struct Bench {
 pub(crate) fn config() -> StoreConfig {
     StoreConfig {
         path: PathBuf::new(),
+        boot: "boot-1".to_owned(),
         max_bytes: 64 * 1024 * 1024,
         max_age: Duration::from_secs(30 * 86_400),
         linger: Duration::from_millis(100),
@@ -99,7 +101,12 @@ impl Bench {
     }
 
     pub(crate) fn open(&mut self) -> Recovered {
-        let store = Store::open(self.config.clone(), self.arrival()).unwrap();
+        let arrival = self.arrival();
+        self.open_at(arrival)
+    }
+
+    fn open_at(&mut self, arrival: Arrival) -> Recovered {
+        let store = Store::open(self.config.clone(), arrival).unwrap();
         self.reader = Some(store.reader().unwrap());
         let recovered = store.recovered().clone();
         self.writer = Some(store.into_writer());
@@ -108,6 +115,12 @@ impl Bench {
 
     /// The process dies: nothing is closed, memory is gone.
     pub(crate) fn crash(&mut self) -> Recovered {
+        let arrival = self.arrival();
+        self.crash_at(arrival)
+    }
+
+    /// The same, with other clocks at the next start.
+    pub(crate) fn crash_at(&mut self, arrival: Arrival) -> Recovered {
         self.reader = None;
         // Closing the connection would write the log back; a copy of the files has not seen that.
         let copy = tempfile::tempdir().unwrap();
@@ -121,7 +134,7 @@ impl Bench {
         self.writer = None;
         self.config.path = copy.path().join("store.db");
         self.dir = copy;
-        self.open()
+        self.open_at(arrival)
     }
 
     pub(crate) fn close(&mut self) -> Option<Committed> {

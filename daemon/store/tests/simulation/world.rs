@@ -166,6 +166,7 @@ fn config(path: PathBuf, setting: Setting) -> StoreConfig {
         to,
     };
     StoreConfig {
+        boot: "boot".to_owned(),
         path,
         max_bytes: if setting.tight { 1 << 20 } else { 64 << 20 },
         max_age: Duration::from_secs(if setting.short_lived {
