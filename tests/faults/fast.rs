@@ -99,6 +99,42 @@ fn deletion_before_the_acknowledgement_is_found() {
     proof(Kind::CutOff, 1, "delete-before-puback");
 }
 
+/// The compiler itself refuses the switches where assertions are off, as they are in a release.
+#[test]
+fn no_release_has_the_switches() {
+    let site = support::Site::new();
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/daemon/tidegate/faults.rs");
+    let refused = |assertions: &str| {
+        let output = std::process::Command::new("rustc")
+            .args([
+                "--edition",
+                "2024",
+                "--crate-type",
+                "lib",
+                "--emit",
+                "metadata",
+                "--out-dir",
+            ])
+            .arg(site.path(""))
+            .args(["-C", &format!("debug-assertions={assertions}"), sources])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stderr).contains("has no place in a release")
+    };
+    // What it imports is not there in either case.
+    assert_eq!((refused("off"), refused("on")), (true, false));
+    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+    let manifest = manifest.unwrap();
+    let default = manifest
+        .lines()
+        .find(|line| line.starts_with("default = ["));
+    assert_eq!(
+        default,
+        Some("default = [\"demo\"]"),
+        "and nobody has them by default"
+    );
+}
+
 /// Lives of a gateway with so many strikes each: the first with a fixed seed, the rest with new ones.
 #[track_caller]
 fn check(kind: Kind, strikes: &[u64]) {
@@ -109,7 +145,11 @@ fn check(kind: Kind, strikes: &[u64]) {
     let mut seed = 1;
     for (number, strikes) in (0..).zip(strikes) {
         let judged = Case::new(kind, number, seed, *strikes).run(&stand);
-        assert!(judged.is_ok(), "{kind:?} with SEED={seed}: {judged:?}");
+        let name = kind.name();
+        assert!(
+            judged.is_ok(),
+            "SEED={seed} STRIKES={strikes} CASES={name}:{number} make faults does it again: {judged:?}"
+        );
         seed = rng::seed();
     }
 }

@@ -1,5 +1,6 @@
 //! `make faults`: every kind of fault many times over, under an hour. Prints the seed and a line for each case;
-//! `SEED=… CASES=…` runs some of them again, where CASES names kinds and numbers (`kill,synckill:17`).
+//! `SEED=… CASES=…` runs some of them again, where CASES names kinds and numbers (`kill,synckill:17`), with STRIKES=… other
+//! strikes than the suite's own.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -93,6 +94,9 @@ fn all(seed: u64) -> Vec<Case> {
             Kind::Outage => vec![1; 3],
         };
         let numbers = 0..;
+        let other = std::env::var("STRIKES").ok();
+        let other = other.map(|strikes| strikes.parse().expect("STRIKES is a number"));
+        let strikes = strikes.into_iter().map(|own| other.unwrap_or(own));
         cases.extend(
             numbers
                 .zip(strikes)
