@@ -269,22 +269,6 @@ fn a_store_of_a_newer_version_is_left_alone() {
 }
 
 #[test]
-fn a_garbage_store_is_named_and_not_touched() {
-    let site = Site::new();
-    let broker = Broker::start(&site, "broker");
-    let config = configuration(&site, &broker, "");
-    let path = site.write("state/tidegate.db", &"this is no database\n".repeat(500));
-    let output = run_refused(&config);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("tidegate.db"));
-    assert!(
-        std::fs::read_to_string(&path)
-            .unwrap()
-            .starts_with("this is no database")
-    );
-}
-
-#[test]
 fn status_and_ledger_speak_for_a_running_gateway() {
     let site = Site::new();
     let broker = Broker::start(&site, "broker");

@@ -84,6 +84,10 @@ pub(crate) fn store_config(config: &Config) -> anyhow::Result<store::StoreConfig
         path: wiring::database(config),
         boot: clock::boot_id(),
         max_bytes: config.store.max_size,
+        full: match config.store.full {
+            config::Full::Evict => store::Full::Evict,
+            config::Full::Stop => store::Full::Stop,
+        },
         max_age: config.store.max_age,
         linger: config.store.linger,
         lateness: limits::LATENESS,
@@ -312,13 +316,29 @@ pub(crate) fn uplink_config(
         // what the README says that a receiver must take.
         max_packet: uplink.max_message + 2 * limits::OUTBOX_ITEM_BYTES,
         reconnect: uplink::Reconnect::default(),
-        status: uplink::Status {
-            state: uplink::StatusState::Online,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            boot: clock::boot_id(),
-            clock_synced: clock::now().synced,
-            modules: modules.iter().map(|module| module_status(module)).collect(),
+        status: status(store::StoreState::Healthy, clock::now().synced, modules),
+    }
+}
+
+/// What the retained status message says.
+pub(crate) fn status(
+    store: store::StoreState,
+    clock_synced: bool,
+    modules: &[Arc<LoadedModule>],
+) -> uplink::Status {
+    uplink::Status {
+        state: match store {
+            store::StoreState::Healthy => uplink::StatusState::Online,
+            store::StoreState::Degraded
+            | store::StoreState::ReadOnly
+            | store::StoreState::Full
+            | store::StoreState::Corrupt => uplink::StatusState::Degraded,
         },
+        store: store.as_str(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot: clock::boot_id(),
+        clock_synced,
+        modules: modules.iter().map(|module| module_status(module)).collect(),
     }
 }
 

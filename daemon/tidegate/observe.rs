@@ -19,10 +19,11 @@ use tidegate_tls::{Role, Tls};
 use tidegate_uplink::{Circuit, LinkState, UplinkHandle};
 use tokio::sync::Notify;
 
-use crate::clock;
 use crate::config::{self, Config};
 use crate::log::RecentErrors;
+use crate::recount::Recounted;
 use crate::wear::{self, Wear};
+use crate::{clock, gateway};
 
 /// How often the rates are sampled, and over how many samples they are taken.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -31,6 +32,8 @@ const SAMPLES: usize = 10;
 const COMMITS: usize = 256;
 /// Closed windows kept for the page.
 const SUMMARIES: usize = 600;
+/// Differences of a recount that are shown one by one.
+const NAMED: usize = 8;
 /// A gateway whose writer's heart has not beaten for so long has stopped.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -72,8 +75,8 @@ impl Observed {
         self.stats = committed.stats;
     }
 
-    /// A commit failed.
-    pub(crate) fn failed(&mut self, stats: StoreStats) {
+    /// A commit failed, or the store's condition changed.
+    pub(crate) fn changed(&mut self, stats: StoreStats) {
         self.stats = stats;
     }
 }
@@ -110,6 +113,7 @@ pub(crate) struct Observer {
     pub(crate) heartbeat: Arc<AtomicU64>,
     pub(crate) workers: Vec<Arc<Progress>>,
     pub(crate) sampled: Mutex<Sampled>,
+    pub(crate) recounted: Arc<Mutex<Recounted>>,
     pub(crate) stopping: Notify,
     pub(crate) started: Instant,
     /// Milliseconds since the epoch.
@@ -254,7 +258,13 @@ impl Observer {
                 now,
             );
         }
+        let (store, set) = {
+            let observed = lock(&self.observed);
+            (observed.stats.state, observed.stats.clock.set)
+        };
+        let says = gateway::status(store, clock::now().synced || set, &self.modules);
         for (index, handle) in self.uplinks.iter().enumerate() {
+            handle.set_status(says.clone());
             let status = handle.status();
             look(
                 &mut sampled.uplinks,
@@ -456,13 +466,19 @@ impl Observer {
         };
         let rows: u64 = observed.commits.iter().map(|(_, rows)| rows).sum();
         view::StoreStatus {
-            state: match stats.state {
-                StoreState::Healthy => view::StoreState::Healthy,
-                StoreState::Degraded => view::StoreState::Degraded,
-                StoreState::ReadOnly => view::StoreState::ReadOnly,
-                StoreState::Full => view::StoreState::Full,
-                StoreState::Corrupt => view::StoreState::Corrupt,
-            },
+            state: store_state(stats.state),
+            acknowledges: stats.acknowledges,
+            set_aside: stats
+                .set_aside
+                .iter()
+                .map(|set| view::SetAside {
+                    dir: set.dir.display().to_string(),
+                    time: set.time,
+                    bytes: set.bytes,
+                    why: set.why.clone(),
+                })
+                .collect(),
+            recount: self.recount(),
             path: crate::wiring::database(&self.config).display().to_string(),
             bytes: stats.database_bytes + stats.wal_bytes,
             max_bytes: self.config.store.max_size,
@@ -544,6 +560,17 @@ impl Observer {
         }
     }
 
+    /// The last recount; `None` before the first.
+    fn recount(&self) -> Option<view::Recount> {
+        let recounted = lock(&self.recounted);
+        (recounted.time != 0).then(|| view::Recount {
+            time: recounted.time,
+            differences: recounted.differences.len() as u64 + recounted.more,
+            named: recounted.differences.iter().take(NAMED).cloned().collect(),
+            error: recounted.error.clone(),
+        })
+    }
+
     fn modules(&self) -> Vec<view::ModuleStatus> {
         self.modules
             .iter()
@@ -558,24 +585,6 @@ impl Observer {
                 },
                 world: module.manifest.world.clone(),
                 size_bytes: module.inspection.size as u64,
-            })
-            .collect()
-    }
-
-    fn recent_errors(&self) -> Vec<view::ErrorGroup> {
-        self.recent
-            .latest()
-            .into_iter()
-            .map(|group| view::ErrorGroup {
-                time: group.time,
-                level: if group.level == tracing::Level::ERROR {
-                    view::ErrorLevel::Error
-                } else {
-                    view::ErrorLevel::Warn
-                },
-                target: group.target,
-                message: group.message,
-                count: group.count,
             })
             .collect()
     }
@@ -611,11 +620,6 @@ impl View for Observer {
         Arc::new(Snapshot {
             time: arrival.wall / 1_000_000,
             gateway: view::GatewayStatus {
-                id: self.config.gateway.id.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                boot_id: clock::boot_id(),
-                started: self.started_at,
-                uptime_seconds: self.started.elapsed().as_secs(),
                 clock_synced: arrival.synced || clock.set,
                 clock_last_step: clock.last_step.map(|step| view::ClockStep {
                     time: step.at.div_euclid(1_000_000),
@@ -628,7 +632,7 @@ impl View for Observer {
                 } else {
                     view::GatewayState::Online
                 },
-                state_dir: self.config.gateway.state_dir.display().to_string(),
+                ..gateway_status(&self.config, self.started, self.started_at)
             },
             sources,
             pipelines: self
@@ -653,7 +657,7 @@ impl View for Observer {
                     .values()
                     .map(|c| held(&c.quarantine))
                     .sum::<u64>(),
-            recent_errors: self.recent_errors(),
+            recent_errors: recent_errors(&self.recent),
             recent_summaries: observed
                 .summaries
                 .iter()
@@ -694,9 +698,11 @@ impl View for Observer {
                 }
             }
         }
-        let state = lock(&self.observed).stats.state;
-        if state != StoreState::Healthy {
-            reasons.push(format!("the store is {}", state.as_str()));
+        let observed = lock(&self.observed);
+        let stats = &observed.stats;
+        if !stats.acknowledges {
+            let why = stats.last_error.as_deref().unwrap_or("see the log");
+            reasons.push(format!("the store is {}: {why}", stats.state.as_str()));
         }
         Readiness {
             ready: reasons.is_empty(),
@@ -805,6 +811,61 @@ fn look<S: Copy + PartialEq>(
     }
 }
 
+/// What is known of the gateway itself, whatever it does.
+pub(crate) fn gateway_status(
+    config: &Config,
+    started: Instant,
+    started_at: i64,
+) -> view::GatewayStatus {
+    view::GatewayStatus {
+        id: config.gateway.id.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: clock::boot_id(),
+        started: started_at,
+        uptime_seconds: started.elapsed().as_secs(),
+        clock_synced: clock::now().synced,
+        state: view::GatewayState::Online,
+        state_dir: config.gateway.state_dir.display().to_string(),
+        ..view::GatewayStatus::default()
+    }
+}
+
+/// Warnings and errors of late.
+pub(crate) fn recent_errors(recent: &RecentErrors) -> Vec<view::ErrorGroup> {
+    recent
+        .latest()
+        .into_iter()
+        .map(|group| view::ErrorGroup {
+            time: group.time,
+            level: if group.level == tracing::Level::ERROR {
+                view::ErrorLevel::Error
+            } else {
+                view::ErrorLevel::Warn
+            },
+            target: group.target,
+            message: group.message,
+            count: group.count,
+        })
+        .collect()
+}
+
+/// The store's state as the page calls it.
+pub(crate) fn store_state(state: StoreState) -> view::StoreState {
+    match state {
+        StoreState::Healthy => view::StoreState::Healthy,
+        StoreState::Degraded => view::StoreState::Degraded,
+        StoreState::ReadOnly => view::StoreState::ReadOnly,
+        StoreState::Full => view::StoreState::Full,
+        StoreState::Corrupt => view::StoreState::Corrupt,
+    }
+}
+
+/// A source's address, without user name and password.
+pub(crate) fn source_url(source: &config::Source) -> String {
+    let config::SourceKind::Mqtt(mqtt) = &source.kind;
+    url(&mqtt.broker)
+}
+
 fn source_state(state: &SourceState) -> view::SourceState {
     match state {
         SourceState::Subscribed | SourceState::Stopping => view::SourceState::Subscribed,
@@ -885,7 +946,7 @@ fn tls_status(tls: &Tls) -> view::TlsStatus {
 }
 
 /// A broker's address without user name and password.
-fn url(broker: &config::Broker) -> String {
+pub(crate) fn url(broker: &config::Broker) -> String {
     address(broker, (&broker.host, broker.port))
 }
 

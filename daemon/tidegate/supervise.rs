@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::Config;
 use crate::log::RecentErrors;
 use crate::notify::{notify, watchdog_interval};
+use crate::waiting::{self, Waited};
 use crate::wiring::{self, Gateway};
 
 /// How long draining may take.
@@ -32,7 +33,10 @@ impl<E: Into<anyhow::Error>> From<E> for Error {
         let error = error.into();
         if matches!(
             error.downcast_ref(),
-            Some(tidegate_store::OpenError::TooNew { .. })
+            Some(
+                tidegate_store::OpenError::TooNew { .. }
+                    | tidegate_store::OpenError::Foreign { .. }
+            )
         ) {
             return Self::Unusable(error);
         }
@@ -44,6 +48,8 @@ impl<E: Into<anyhow::Error>> From<E> for Error {
 enum End {
     Stop,
     Reload(Box<Config>),
+    /// The database was set aside: everybody who read from it begins anew.
+    Renew,
     Failed(anyhow::Error),
 }
 
@@ -73,12 +79,22 @@ async fn supervise(
     loop {
         let address = config.status.listen;
         let listener = listen(&config)?;
-        let mut gateway = wiring::start(&Arc::new(config), listener, recent.clone())?;
+        let shared = Arc::new(config);
+        let store =
+            match waiting::for_store(&shared, &listener, &recent, &mut signals, &reload).await? {
+                Waited::Opened(store) => *store,
+                Waited::Stop => return Ok(0),
+                Waited::Reload(new) => {
+                    config = *new;
+                    continue;
+                }
+            };
+        let mut gateway = wiring::start(&shared, store, listener, recent.clone())?;
         tracing::info!("the gateway runs; its page is http://{address}/");
         notify(&[NotifyState::Ready, NotifyState::Status("running")]);
         let end = watch(&mut gateway, &mut signals, &reload).await;
         notify(&[match end {
-            End::Reload(_) => NotifyState::Reloading,
+            End::Reload(_) | End::Renew => NotifyState::Reloading,
             End::Stop | End::Failed(_) => NotifyState::Stopping,
         }]);
         tracing::info!("draining");
@@ -105,6 +121,10 @@ async fn supervise(
                 stopped?;
                 config = *new;
             }
+            End::Renew => {
+                stopped?;
+                config = Arc::unwrap_or_clone(shared);
+            }
         }
     }
 }
@@ -116,6 +136,7 @@ async fn watch(
     reload: &impl Fn() -> anyhow::Result<Config>,
 ) -> End {
     let observer = Arc::clone(gateway.observer());
+    let renewed = gateway.renewed();
     let mut feed = tokio::time::interval(watchdog_interval().unwrap_or(Duration::from_secs(3600)));
     loop {
         tokio::select! {
@@ -126,6 +147,10 @@ async fn watch(
                     Err(error) => tracing::error!("the configuration is kept as it is: {error:#}"),
                 },
             },
+            () = renewed.notified() => {
+                tracing::warn!("the gateway starts over with the new database");
+                return End::Renew;
+            }
             error = gateway.failed() => return End::Failed(error),
             _ = feed.tick() => match observer.progress() {
                 Ok(()) => notify(&[NotifyState::Watchdog]),
@@ -146,12 +171,12 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
 
 /// What a signal asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
+pub(crate) enum Asked {
     Stop,
     Reload,
 }
 
-struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -167,7 +192,7 @@ impl Signals {
     }
 
     /// The next signal. Can be cancelled.
-    async fn next(&mut self) -> Asked {
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,

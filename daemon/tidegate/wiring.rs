@@ -39,7 +39,7 @@ use crate::operator::Operator;
 use crate::replay::{self, Owner, Replay, Replayer, Tried};
 use crate::worker::{Careful, SourceStage, Worker};
 use crate::writer::{ToWriter, WriterThread};
-use crate::{clock, commands, gateway};
+use crate::{clock, commands, gateway, recount};
 
 /// Outcomes that wait for the writer. When full, workers wait, and with them the sources.
 const OUTCOMES: usize = 16;
@@ -70,6 +70,7 @@ pub(crate) struct Gateway {
     socket: Socket,
     observer: Arc<Observer>,
     ended: mpsc::Receiver<Ended>,
+    renewed: Arc<Notify>,
 }
 
 /// A thread that came to its end.
@@ -83,24 +84,19 @@ pub(crate) fn database(config: &Config) -> PathBuf {
     config.gateway.state_dir.join("tidegate.db")
 }
 
-/// Opens the store, loads the modules, and starts every stage.
+/// Loads the modules, and starts every stage on the opened store.
 ///
 /// # Errors
 /// Anything that keeps the gateway from working as configured. Nothing has been acknowledged then.
 pub(crate) fn start(
     config: &Arc<Config>,
+    store: Store,
     listener: TcpListener,
     recent: RecentErrors,
 ) -> anyhow::Result<Gateway> {
     let runtime = tokio::runtime::Handle::current();
 
-    make_state_dir(&config.gateway.state_dir)?;
-
-    #[cfg(feature = "test-faults")]
-    crate::faults::switch_store();
-    clock::trust(config.gateway.clock);
-    // The store comes first: what it recovered is what the filters go on with.
-    let store = Store::open(gateway::store_config(config)?, clock::now())?;
+    // The store came first: what it recovered is what the filters go on with.
     let recovered = store.recovered().clone();
     // Under the store's lock, so that it is nobody else's.
     let (control, socket) = control::listen(&config.gateway.state_dir)?;
@@ -119,7 +115,6 @@ pub(crate) fn start(
     let mut uplink_tls = Vec::new();
     let mut desks = Vec::new();
     let rooms: Vec<Arc<Semaphore>> = config.uplinks.iter().map(|_| room()).collect();
-    let mut statuses = Vec::new();
     for (index, uplink) in config.uplinks.iter().enumerate() {
         let outbox = Arc::new(gateway::Outbox::new(
             store.reader()?,
@@ -128,7 +123,6 @@ pub(crate) fn start(
         let tls = gateway::uplink_tls(uplink)?;
         let settings = gateway::uplink_config(config, index, &tls, &modules);
         uplink_tls.push(tls);
-        statuses.push(settings.status.clone());
         let (mut task, handle) = tidegate_uplink::mqtt(settings, outbox, inbox.clone())?;
         if !uplink.commands.is_empty() {
             let (commands, received) = mpsc::channel(commands::QUEUE);
@@ -276,25 +270,24 @@ pub(crate) fn start(
     })?;
 
     // The writer: outcomes and answers in; acknowledgements and sealed messages out, after the commit.
+    let store = store.into_writer();
+    let recounter = store.recounter();
     let observed = Arc::new(Mutex::new(Observed::new(&recovered)));
     let heartbeat = Arc::new(AtomicU64::new(0));
+    let renewed = Arc::new(Notify::new());
     let writer = WriterThread {
-        writer: store.into_writer(),
+        writer: store,
         outcomes: made,
         inbox: writer_inbox,
         runtime: runtime.clone(),
         heartbeat: Arc::clone(&heartbeat),
+        looked: Instant::now(),
         committed: {
             let (sources, uplinks, observed) =
                 (sources.clone(), uplinks.clone(), Arc::clone(&observed));
             let rooms = rooms.clone();
+            let renewed = Arc::clone(&renewed);
             move |committed: Committed| {
-                let set = committed.stats.clock.set;
-                for (uplink, status) in uplinks.iter().zip(&mut statuses) {
-                    if std::mem::replace(&mut status.clock_synced, set) != set {
-                        uplink.set_status(status.clone());
-                    }
-                }
                 for (source, acks) in &committed.acks {
                     sources[*source].acknowledge(acks);
                 }
@@ -314,23 +307,39 @@ pub(crate) fn start(
                     }
                     rooms[uplink].add_permits(1);
                 }
+                if committed.renewed {
+                    renewed.notify_one();
+                }
                 observed
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .commit(committed);
             }
         },
-        failed: {
+        changed: {
             let observed = Arc::clone(&observed);
             move |stats| {
                 observed
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .failed(stats)
+                    .changed(stats)
             }
         },
     };
     spawn_thread(WRITER.to_owned(), &ended_sender, move || Ok(writer.run()?))?;
+
+    // The recount: reads beside the writer, and tells it what does not match.
+    let recounted = Arc::new(Mutex::default());
+    let recount = recount::run(
+        recounter,
+        inbox.clone(),
+        Arc::clone(&recounted),
+        stopped.clone(),
+    );
+    tasks.spawn_on(
+        async move { ("recount".to_owned(), recount.await) },
+        &runtime,
+    );
 
     // The status server: read-only views of all of it.
     let observer = Arc::new(Observer {
@@ -346,6 +355,7 @@ pub(crate) fn start(
         heartbeat,
         workers: progress,
         sampled: Mutex::default(),
+        recounted,
         stopping: Notify::new(),
         started: Instant::now(),
         started_at: clock::wall() / 1_000_000,
@@ -399,6 +409,7 @@ pub(crate) fn start(
         socket,
         observer,
         ended,
+        renewed,
     })
 }
 
@@ -406,6 +417,11 @@ impl Gateway {
     /// What page and metrics show.
     pub(crate) fn observer(&self) -> &Arc<Observer> {
         &self.observer
+    }
+
+    /// Tells when the store has begun a new database.
+    pub(crate) fn renewed(&self) -> Arc<Notify> {
+        Arc::clone(&self.renewed)
     }
 
     /// Waits until a stage ends by itself, and says which. A gateway is whole or it ends: a restart loses nothing.
@@ -504,7 +520,7 @@ fn room() -> Arc<Semaphore> {
 }
 
 /// The state holds secrets and what the plant measured: for our own user alone.
-fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
+pub(crate) fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -517,7 +533,7 @@ fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
         })
 }
 
-async fn serve_status(
+pub(crate) async fn serve_status(
     listener: tokio::net::TcpListener,
     router: axum::Router,
     mut stopped: watch::Receiver<bool>,

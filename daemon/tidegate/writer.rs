@@ -49,10 +49,12 @@ pub(crate) struct WriterThread<C, F> {
     pub(crate) runtime: Handle,
     /// Counts wake-ups: for the watchdog.
     pub(crate) heartbeat: Arc<AtomicU64>,
+    /// When the store was looked at last, beside its commits.
+    pub(crate) looked: Instant,
     /// Called with what became durable.
     pub(crate) committed: C,
-    /// Called with the figures after a failed commit.
-    pub(crate) failed: F,
+    /// Called with the figures after a failed commit, and when the store's condition changed without one.
+    pub(crate) changed: F,
 }
 
 impl<C: FnMut(Committed), F: FnMut(StoreStats)> WriterThread<C, F> {
@@ -126,7 +128,13 @@ impl<C: FnMut(Committed), F: FnMut(StoreStats)> WriterThread<C, F> {
                     error = &error as &dyn std::error::Error,
                     "nothing is acknowledged until the store can commit again; it is tried again"
                 );
-                (self.failed)(self.writer.stats().clone());
+                (self.changed)(self.writer.stats());
+            }
+        }
+        if self.looked.elapsed() >= HEARTBEAT {
+            self.looked = Instant::now();
+            if let Some(stats) = self.writer.look() {
+                (self.changed)(stats);
             }
         }
     }

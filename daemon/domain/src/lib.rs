@@ -7,6 +7,7 @@ pub mod alarm;
 pub mod backoff;
 pub mod batch;
 pub mod command;
+pub mod cover;
 pub mod delivery;
 pub mod identity;
 pub mod item;

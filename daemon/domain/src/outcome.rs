@@ -145,6 +145,8 @@ pub mod reason {
     pub const QUARANTINE_SIZE: &str = "quarantine-size";
     /// The store's bound in age, for what was in quarantine.
     pub const QUARANTINE_AGE: &str = "quarantine-age";
+    /// The database was damaged and set aside: nobody knows what waited in it.
+    pub const CORRUPT: &str = "corrupt";
     /// The broker lost the session: nobody knows what it dropped.
     pub const SESSION_LOST: &str = "session-lost";
 }

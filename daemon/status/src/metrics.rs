@@ -412,6 +412,41 @@ fn store(out: &mut Exposition, snapshot: &Snapshot) {
     for state in StoreState::ALL {
         family.sample(&[("state", state)], u8::from(store.state == *state));
     }
+    out.gauge(
+        "tidegate_store_acknowledges",
+        "1 while commits succeed; otherwise nothing is acknowledged.",
+    )
+    .sample(&[], u8::from(store.acknowledges));
+    out.gauge(
+        "tidegate_store_set_aside",
+        "Damaged databases that were set aside and are still there.",
+    )
+    .sample(&[], store.set_aside.len() as u64);
+    out.gauge(
+        "tidegate_store_set_aside_bytes",
+        "Their bytes; they are beside tidegate_store_max_bytes.",
+    )
+    .sample(
+        &[],
+        store.set_aside.iter().map(|set| set.bytes).sum::<u64>(),
+    );
+    if let Some(recount) = &store.recount {
+        out.gauge(
+            "tidegate_ledger_recount_differences",
+            "Counters and stored rows that the last recount found to disagree.",
+        )
+        .sample(&[], recount.differences);
+        out.gauge(
+            "tidegate_ledger_recount_failed",
+            "1 where the last recount could not be done.",
+        )
+        .sample(&[], u8::from(recount.error.is_some()));
+        out.gauge(
+            "tidegate_ledger_recount_time_seconds",
+            "When the last recount ended, since 1970.",
+        )
+        .sample(&[], recount.time / 1000);
+    }
     out.gauge("tidegate_store_bytes", "Bytes of database and WAL.")
         .sample(&[], store.bytes);
     out.gauge(

@@ -293,8 +293,13 @@ impl crate::view::StoreStatus {
     fn level(&self) -> Level {
         match self.state {
             StoreState::Healthy => Level::Good,
-            StoreState::Degraded => Level::Warn,
-            StoreState::ReadOnly | StoreState::Full | StoreState::Corrupt => Level::Bad,
+            StoreState::Degraded
+            | StoreState::ReadOnly
+            | StoreState::Full
+            | StoreState::Corrupt => match self.acknowledges {
+                true => Level::Warn,
+                false => Level::Bad,
+            },
         }
     }
 

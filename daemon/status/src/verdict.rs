@@ -96,6 +96,7 @@ pub(crate) fn judge(
     }
     findings.extend(store(snapshot));
     findings.extend(balance(ledger));
+    findings.extend(recount(snapshot));
     findings.extend(stale(snapshot, now));
     findings.extend(filters(snapshot));
     findings.extend(sources(snapshot, now));
@@ -190,31 +191,39 @@ pub(crate) fn losses(ledger: &Ledger) -> Losses {
 
 fn store(snapshot: &Snapshot) -> Option<Finding> {
     let store = &snapshot.store;
-    let (level, what, hint) = match store.state {
-        StoreState::Healthy => return None,
-        StoreState::Degraded => (
-            Level::Warn,
+    let (what, hint) = match (store.state, store.acknowledges) {
+        (StoreState::Healthy, _) => return None,
+        (StoreState::Degraded, true) => (
             "The store has trouble writing",
             "Readings are still stored. Look at the disk before it gets worse.",
         ),
-        StoreState::ReadOnly => (
-            Level::Bad,
-            "Readings are not stored: the disk takes no writes",
-            "Nothing is acknowledged meanwhile. The kernel's log says why it was mounted read-only.",
+        (StoreState::Degraded, false) => (
+            "Readings are not stored: the store cannot be used",
+            "Nothing is acknowledged meanwhile, and it is tried again. Check the disk, its mount, and owner and permissions of the state directory.",
         ),
-        StoreState::Full => (
-            Level::Bad,
+        (StoreState::ReadOnly, _) => (
+            "Readings are not stored: the disk takes no writes",
+            "Nothing is acknowledged meanwhile. The kernel's log says why it was mounted read-only; check owner and permissions of the state directory.",
+        ),
+        (StoreState::Full, _) => (
             "Readings are not stored: the disk is full",
             "Nothing is acknowledged meanwhile. Free space on the store's disk, or lower max-size in [store].",
         ),
-        StoreState::Corrupt => (
-            Level::Bad,
+        (StoreState::Corrupt, false) => (
             "Readings are not stored: the database is damaged",
-            "Nothing is acknowledged meanwhile. Keep the files for the investigation, then restart the gateway.",
+            "Nothing is acknowledged meanwhile. It is set aside and a new one begun as soon as its directory can be written.",
+        ),
+        (StoreState::Corrupt, true) => (
+            "The database was damaged and a new one begun",
+            "Readings are stored. Run “tidegate doctor”: it says what was set aside and how to salvage it, and ends this message.",
         ),
     };
     Some(Finding {
-        level,
+        level: if store.acknowledges {
+            Level::Warn
+        } else {
+            Level::Bad
+        },
         what: what.to_owned(),
         detail: sentence(store.last_error.as_deref().unwrap_or(&store.path)),
         hint: hint.to_owned(),
@@ -239,6 +248,31 @@ fn balance(ledger: &Ledger) -> Option<Finding> {
             first.equation,
         ),
         hint: "Run “tidegate ledger --verify”: it recounts the rows themselves.".to_owned(),
+        anchor: "#ledger".to_owned(),
+    })
+}
+
+fn recount(snapshot: &Snapshot) -> Option<Finding> {
+    let recount = snapshot.store.recount.as_ref()?;
+    let (level, what, detail) = match (&recount.error, recount.differences) {
+        (Some(error), _) => (
+            Level::Warn,
+            "The stored rows could not be counted again",
+            sentence(error),
+        ),
+        (None, 0) => return None,
+        (None, _) => (
+            Level::Bad,
+            "The ledger does not match the stored rows",
+            sentence(&recount.named.join("; ")),
+        ),
+    };
+    Some(Finding {
+        level,
+        what: what.to_owned(),
+        detail,
+        hint: "Nothing is repaired by itself. “tidegate ledger --verify” lists all of it, “tidegate doctor” looks at the files."
+            .to_owned(),
         anchor: "#ledger".to_owned(),
     })
 }

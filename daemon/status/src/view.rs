@@ -119,7 +119,7 @@ pub struct ClockStep {
     pub seconds: f64,
 }
 
-/// `online` or `degraded`, as the uplink's status message says it.
+/// `online` or `degraded`, in the words of the uplink's status message, which counts the store alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GatewayState {
@@ -285,6 +285,12 @@ impl FilterFailures {
 pub struct StoreStatus {
     /// What it can do.
     pub state: StoreState,
+    /// Whether commits succeed: while they do not, nothing is acknowledged.
+    pub acknowledges: bool,
+    /// Damaged databases that were set aside, oldest first.
+    pub set_aside: Vec<SetAside>,
+    /// The last recount of the rows; `null` before the first since the start.
+    pub recount: Option<Recount>,
     /// The database file.
     pub path: String,
     /// Bytes of database and WAL together: what `max_bytes` bounds.
@@ -315,6 +321,32 @@ pub struct StoreStatus {
     pub last_error: Option<String>,
 }
 
+/// A recount of the stored rows, compared with the ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Recount {
+    /// When it ended, milliseconds since the epoch.
+    pub time: i64,
+    /// Counters and rows that disagree.
+    pub differences: u64,
+    /// Some of them, in words.
+    pub named: Vec<String>,
+    /// Why it could not be done.
+    pub error: Option<String>,
+}
+
+/// A damaged database that was set aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SetAside {
+    /// Its directory.
+    pub dir: String,
+    /// When that was, milliseconds since the epoch.
+    pub time: i64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// What was wrong with it.
+    pub why: String,
+}
+
 /// What the store can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -322,13 +354,14 @@ pub enum StoreState {
     /// Commits.
     #[default]
     Healthy,
-    /// Commits, with trouble: retries, slow syncs.
+    /// Trouble that may pass: a commit or opening failed and is tried again; or the disk is full, and commits take the
+    /// place of what is given up.
     Degraded,
     /// The file system no longer takes writes: nothing is acknowledged.
     ReadOnly,
-    /// No space left on the disk: nothing is acknowledged.
+    /// No space left on the disk, or below the bound: nothing is acknowledged.
     Full,
-    /// The file is damaged and was set aside, or must be.
+    /// The database is damaged and must be set aside; or it was, and its successor works.
     Corrupt,
 }
 

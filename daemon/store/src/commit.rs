@@ -44,6 +44,22 @@ pub(crate) struct Frozen {
     pub(crate) now: Instant,
     /// The last one of the process: the exit is clean.
     pub(crate) last: bool,
+    pub(crate) room: Room,
+}
+
+/// How much room there is to be afterwards.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// What rows may take.
+    pub(crate) rows_bytes: u64,
+    /// Bites that are given up at most.
+    pub(crate) steps: usize,
+    /// What the database file may take.
+    pub(crate) file_bytes: u64,
+    /// Pages that are given back to the file system at most.
+    pub(crate) vacuum_pages: u64,
+    /// Free pages stay where the file is not too large: the disk may have no others.
+    pub(crate) spare: bool,
 }
 
 /// What the transaction came to.
@@ -55,6 +71,8 @@ pub(crate) struct Written {
     pub(crate) acknowledged: Vec<usize>,
     /// See [`evict::Evicted::full`].
     pub(crate) full: bool,
+    /// See [`evict::Evicted::more`].
+    pub(crate) more: bool,
 }
 
 /// Writes the group in one transaction. On an error `image` is no longer what the database holds, and `conn` is not to
@@ -82,6 +100,7 @@ pub(crate) fn write(
     commit.group(frozen)?;
     let evicted = commit.make_room(frozen, in_flight)?;
     commit.written.full = evicted.full;
+    commit.written.more = evicted.more;
     commit.finish(frozen)?;
     let written = commit.written;
     transaction.commit()?;
@@ -180,6 +199,9 @@ impl Commit<'_> {
         }
         for gap in &group.gaps {
             self.source_gap(gap);
+        }
+        for loss in &group.losses {
+            self.loss(loss);
         }
         for event in &group.events {
             self.event(event)?;
@@ -578,14 +600,20 @@ impl Commit<'_> {
         let loss = Loss {
             source: self.setup.sources.get(gap.source).cloned(),
             pipeline: None,
+            series: None,
             reason: gap.reason,
             from: millis(gap.from),
             to: millis(gap.to),
             items: gap.count,
             seq: None,
         };
+        self.loss(&loss);
+    }
+
+    /// A loss that every uplink misses.
+    fn loss(&mut self, loss: &Loss) {
         for uplink in 0..self.setup.uplinks.len() {
-            self.image.gaps.record(uplink, &loss);
+            self.image.gaps.record(uplink, loss);
         }
     }
 
@@ -712,7 +740,7 @@ impl Commit<'_> {
             history.expire(conn, books, pipeline_names, oldest, end)?;
         }
         quarantine::enforce(&mut pen(conn, books, wall), setup, gaps, oldest)?;
-        let evicted = evict::enforce(conn, self.image, setup, in_flight, wall)?;
+        let evicted = evict::enforce(conn, self.image, setup, in_flight, wall, frozen.room)?;
         let Image {
             books,
             outbox,
@@ -746,7 +774,7 @@ impl Commit<'_> {
         books.set_store(own::NEXT_BLOCK, history.next_block);
         books.set_store(own::CLEAN, i64::from(frozen.last));
         books.write(self.conn)?;
-        disk::vacuum(self.conn, &self.setup.bounds)
+        disk::vacuum(self.conn, frozen.room)
     }
 }
 

@@ -19,6 +19,8 @@ pub struct StoreConfig {
     pub boot: String,
     /// Bound of database and write-ahead log together, in bytes. What is above goes, least important first.
     pub max_bytes: u64,
+    /// What happens when the bound is reached.
+    pub full: Full,
     /// How long history and quarantine are kept.
     pub max_age: Duration,
     /// How long a commit group waits for company.
@@ -94,6 +96,16 @@ impl SilenceConfig {
         let of_source = || self.sources.get(source).and_then(|source| source.alarm);
         self.series.of(series).unwrap_or_else(of_source)
     }
+}
+
+/// What happens when the bound in bytes is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Full {
+    /// What matters least goes, also undelivered; gaps tell what.
+    #[default]
+    Evict,
+    /// Nothing undelivered goes: sources are not acknowledged until there is room.
+    Stop,
 }
 
 /// One pipeline, as far as its output goes.

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use crate::num::count;
+use crate::commit::Room;
+use crate::num::{count, sql};
 use crate::schema::{beside, file_bytes};
 use crate::setup::Bounds;
 
 const PAGE_BYTES: u64 = 4096;
 /// A page in the write-ahead log: the page and its header.
-const FRAME_BYTES: u64 = PAGE_BYTES + 24;
+pub(crate) const FRAME_BYTES: u64 = PAGE_BYTES + 24;
 /// Free pages that stay for the next inserts; giving them back and taking them again would cost writes.
 const SPARE_PAGES: u64 = 256;
 
@@ -54,18 +55,21 @@ impl Pages {
     }
 }
 
-/// Gives free pages back to the file system, within the open transaction: what makes the file larger than its
-/// bound, and what is more than a quarter of the file; not all of it in one commit.
-pub(crate) fn vacuum(conn: &Connection, bounds: &Bounds) -> Result<(), rusqlite::Error> {
+/// Gives free pages back to the file system, within the open transaction: what makes the file larger than it may be, and,
+/// unless they are to be spared, what is more than a quarter of the file; not all of it in one commit, for giving a page
+/// back moves another one, and both go through the log.
+pub(crate) fn vacuum(conn: &Connection, room: Room) -> Result<(), rusqlite::Error> {
     let pages = Pages::of(conn)?;
     let above = pages
         .file_bytes()
-        .saturating_sub(bounds.main_bytes)
+        .saturating_sub(room.file_bytes)
         .div_ceil(PAGE_BYTES);
-    let spare = SPARE_PAGES.max(pages.all / 4);
+    let spare = match room.spare {
+        true => u64::MAX,
+        false => SPARE_PAGES.max(pages.all / 4),
+    };
     let wanted = above.min(pages.free).max(pages.free.saturating_sub(spare));
-    // Giving a page back moves another one, and both go through the log.
-    let wanted = wanted.min(bounds.checkpoint_bytes / FRAME_BYTES);
+    let wanted = wanted.min(room.vacuum_pages);
     if wanted == 0 {
         return Ok(());
     }
@@ -126,6 +130,26 @@ impl Wal {
     }
 
     /// Writes the log back when it is worth it, and empties it when it is near its bound.
+    /// Sees to it that the next transaction fits: half of the log's bound is its own.
+    pub(crate) fn make_room(
+        &self,
+        conn: &Connection,
+        bounds: &Bounds,
+    ) -> Result<(), rusqlite::Error> {
+        if self.bytes() <= bounds.wal_bytes / 2 || checkpoint_all(conn)? {
+            return Ok(());
+        }
+        Err(error(
+            rusqlite::ffi::SQLITE_BUSY,
+            "a reader keeps the write-ahead log from being written back, and it may not grow",
+        ))
+    }
+
+    /// Writes the log back as far as readers let it, so that its file need not grow.
+    pub(crate) fn write_back(&self, conn: &Connection) -> Result<(), rusqlite::Error> {
+        checkpoint(conn, "PRAGMA wal_checkpoint(PASSIVE)").map(|_| ())
+    }
+
     pub(crate) fn checkpoint(
         &self,
         conn: &Connection,
@@ -140,6 +164,22 @@ impl Wal {
         }
         Ok(())
     }
+}
+
+/// Keeps the database file within its bound, whatever a transaction does. A file that is larger can only shrink.
+pub(crate) fn limit(conn: &Connection, bytes: u64) -> Result<(), rusqlite::Error> {
+    let pages = sql((bytes / PAGE_BYTES).max(1));
+    conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+}
+
+/// Somebody else is writing the log back, or reads what is in it.
+pub(crate) fn busy() -> rusqlite::Error {
+    error(rusqlite::ffi::SQLITE_BUSY, "the write-ahead log is in use")
+}
+
+/// An error as if SQLite had said it.
+pub(crate) fn error(code: std::ffi::c_int, what: &str) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(what.to_owned()))
 }
 
 /// Writes all of the log into the database and syncs it. True when nothing is left in the log.

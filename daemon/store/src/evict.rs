@@ -7,6 +7,8 @@
 //! 5. quarantine
 //! 6. alarms
 //!
+//! With `full = "stop"` only refused messages and history whose windows are all closed go.
+//!
 //! *In flight* is every message that a [`Reader`](crate::Reader) of this process handed out and nobody settled yet.
 //! Readers wait while messages are given up, so that none is handed out that is about to go.
 
@@ -18,15 +20,14 @@ use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::reason;
 
 use crate::books::own;
+use crate::commit::Room;
+use crate::config::Full;
 use crate::disk::Pages;
 use crate::image::Image;
 use crate::num::count;
 use crate::outbox::Pen;
 use crate::quarantine;
 use crate::setup::Setup;
-
-/// Steps of one commit at most, each some blocks or a message; more than a group can bring in.
-const STEPS: usize = 512;
 
 /// What readers handed out and nobody settled, by uplink.
 #[derive(Debug)]
@@ -60,17 +61,20 @@ fn unpoisoned(seqs: &Mutex<BTreeSet<u64>>) -> MutexGuard<'_, BTreeSet<u64>> {
 pub(crate) struct Evicted<'a> {
     /// The bound is exceeded and nothing is left that may go.
     pub(crate) full: bool,
+    /// The bound is exceeded and something is left: this was enough for one transaction.
+    pub(crate) more: bool,
     /// To be held until the transaction has ended.
     pub(crate) readers: Vec<MutexGuard<'a, BTreeSet<u64>>>,
 }
 
-/// Deletes within the open transaction until the rows fit into the database's share of the bound.
+/// Deletes within the open transaction until the rows fit into what there is room for.
 pub(crate) fn enforce<'a>(
     conn: &Connection,
     image: &mut Image,
     setup: &Setup,
     in_flight: &'a InFlight,
     wall: i64,
+    room: Room,
 ) -> Result<Evicted<'a>, rusqlite::Error> {
     let bounds = &setup.bounds;
     let mut evicted = Evicted::default();
@@ -83,8 +87,8 @@ pub(crate) fn enforce<'a>(
             break;
         }
     }
-    for _ in 0..STEPS {
-        if Pages::of(conn)?.used_bytes() <= bounds.rows_bytes {
+    for _ in 0..room.steps {
+        if Pages::of(conn)?.used_bytes() <= room.rows_bytes {
             return Ok(evicted);
         }
         if evicted.readers.is_empty() {
@@ -96,6 +100,7 @@ pub(crate) fn enforce<'a>(
             return Ok(evicted);
         }
     }
+    evicted.more = true;
     Ok(evicted)
 }
 
@@ -116,7 +121,8 @@ fn step(
         pipeline_names,
         ..
     } = image;
-    if outbox.evict_unconfigured(&mut pen(conn, books, wall))? {
+    let stop = setup.config.full == Full::Stop;
+    if !stop && outbox.evict_unconfigured(&mut pen(conn, books, wall))? {
         return Ok(true);
     }
     if outbox.discard_rejected(&mut pen(conn, books, wall))? {
@@ -125,6 +131,9 @@ fn step(
     let closed = windows.first_block().unwrap_or(i64::MAX);
     if history.evict(conn, books, pipeline_names, closed)? {
         return Ok(true);
+    }
+    if stop {
+        return Ok(false);
     }
     for priority in [Priority::Low, Priority::Normal, Priority::High] {
         if outbox.evict(

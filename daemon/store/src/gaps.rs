@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use tidegate_domain::Item;
 use tidegate_domain::item::{GapItem, ItemKind, Priority};
+use tidegate_domain::{Item, cover};
 
 use crate::num::{count, sql};
 use crate::outbox::{Entry, LaneKey, Outbox, Pen};
@@ -22,6 +22,8 @@ const RANGES: usize = 64;
 pub(crate) struct Loss {
     pub(crate) source: Option<Arc<str>>,
     pub(crate) pipeline: Option<Arc<str>>,
+    /// What covers its series, where they are known.
+    pub(crate) series: Option<String>,
     pub(crate) reason: &'static str,
     pub(crate) from: i64,
     pub(crate) to: i64,
@@ -44,6 +46,7 @@ struct Untold {
     changed: bool,
     source: Option<String>,
     pipeline: Option<String>,
+    series: Option<String>,
     reason: String,
     from: i64,
     to: i64,
@@ -59,7 +62,8 @@ impl Gaps {
             next_id: 1,
         };
         let mut statement = conn.prepare(
-            "SELECT uplink, id, source, pipeline, reason, from_time, to_time, items, seq_from, seq_to FROM gap ORDER BY id",
+            "SELECT uplink, id, source, pipeline, reason, from_time, to_time, items, seq_from, seq_to, series
+             FROM gap ORDER BY id",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -75,6 +79,7 @@ impl Gaps {
                 changed: false,
                 source: row.get(2)?,
                 pipeline: row.get(3)?,
+                series: row.get(10)?,
                 reason: row.get(4)?,
                 from: row.get(5)?,
                 to: row.get(6)?,
@@ -114,6 +119,10 @@ impl Gaps {
             known.from = known.from.min(loss.from);
             known.to = known.to.max(loss.to);
             known.items = known.items.zip(loss.items).map(|(a, b)| a + b);
+            known.series = match (known.series.take(), &loss.series) {
+                (Some(known), Some(series)) => Some(cover::join(&known, series).into_owned()),
+                (Some(_), None) | (None, _) => None,
+            };
             if let (Some((from, to)), Some(seq)) = (known.seqs, loss.seq) {
                 known.seqs = Some((from.min(seq), to.max(seq)));
             }
@@ -124,6 +133,7 @@ impl Gaps {
             changed: true,
             source: loss.source.as_deref().map(str::to_owned),
             pipeline: loss.pipeline.as_deref().map(str::to_owned),
+            series: loss.series.clone(),
             reason: loss.reason.to_owned(),
             from: loss.from,
             to: loss.to,
@@ -178,7 +188,7 @@ impl Untold {
     fn write(&mut self, conn: &Connection, uplink: i64) -> Result<(), rusqlite::Error> {
         self.changed = false;
         conn.prepare_cached(
-            "INSERT OR REPLACE INTO gap VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            "INSERT OR REPLACE INTO gap VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute((
             self.id,
@@ -191,6 +201,7 @@ impl Untold {
             self.items.map(sql),
             self.seqs.map(|(from, _)| sql(from)),
             self.seqs.map(|(_, to)| sql(to)),
+            &self.series,
         ))?;
         Ok(())
     }
@@ -199,7 +210,7 @@ impl Untold {
         GapItem {
             source: self.source,
             pipeline: self.pipeline,
-            series: None,
+            series: self.series,
             from: self.from,
             to: self.to,
             count: self.items,
@@ -225,6 +236,7 @@ mod tests {
             let loss = Loss {
                 source: None,
                 pipeline: Some("p".into()),
+                series: Some(format!("line{time}/temp")),
                 reason: "size",
                 from: time,
                 to: time,
@@ -238,6 +250,10 @@ mod tests {
             .map(|gap| (gap.seqs, gap.items.unwrap()))
             .collect();
         assert_eq!(kept, expect);
+        for gap in &gaps.by_uplink[0] {
+            let series = gap.series.as_deref().unwrap();
+            assert_eq!(series == "*/temp", gap.items > Some(1), "{series}");
+        }
     }
 
     #[test]

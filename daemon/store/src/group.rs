@@ -7,6 +7,7 @@ use tidegate_domain::delivery::Settled;
 use tidegate_domain::receive_window::ReceiveWindow;
 use tidegate_domain::{AckToken, Arrival, BatchOutcome};
 
+use crate::gaps::Loss;
 use crate::input::{AcknowledgeAlarms, CommandInput, Event, Orders, SourceGap};
 use crate::setup::Bounds;
 
@@ -27,6 +28,8 @@ pub(crate) struct Group {
     pub(crate) outcomes: Vec<Box<BatchOutcome>>,
     pub(crate) settled: Vec<Settled>,
     pub(crate) gaps: Vec<SourceGap>,
+    /// What every uplink misses.
+    pub(crate) losses: Vec<Loss>,
     pub(crate) events: Vec<Event>,
     pub(crate) acknowledgements: Vec<AcknowledgeAlarms>,
     pub(crate) commands: Vec<CommandInput>,
@@ -75,6 +78,55 @@ pub(crate) enum Due {
 }
 
 impl Group {
+    /// What uplinks said, alone.
+    pub(crate) fn of_settled(settled: Vec<Settled>, now: Instant) -> Self {
+        Self {
+            first_settled: (!settled.is_empty()).then_some(now),
+            settled,
+            ..Self::default()
+        }
+    }
+
+    /// Takes what came earlier back in.
+    pub(crate) fn put_before(&mut self, mut earlier: Self) {
+        earlier.outcomes.append(&mut self.outcomes);
+        earlier.settled.append(&mut self.settled);
+        earlier.gaps.append(&mut self.gaps);
+        earlier.losses.append(&mut self.losses);
+        earlier.events.append(&mut self.events);
+        earlier.acknowledgements.append(&mut self.acknowledgements);
+        earlier.commands.append(&mut self.commands);
+        earlier.attempts.append(&mut self.attempts);
+        earlier.orders.append(&mut self.orders);
+        earlier.rows += self.rows;
+        earlier.bytes = earlier.bytes.saturating_add(self.bytes);
+        earlier.urgent |= self.urgent;
+        earlier.first = earlier.first.or(self.first);
+        earlier.first_settled = earlier.first_settled.or(self.first_settled);
+        *self = earlier;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.outcomes.is_empty()
+            && self.settled.is_empty()
+            && self.gaps.is_empty()
+            && self.losses.is_empty()
+            && self.events.is_empty()
+            && self.acknowledgements.is_empty()
+            && self.commands.is_empty()
+            && self.attempts.is_empty()
+            && self.orders.is_empty()
+    }
+
+    /// Forgets what is about rows of a database that was set aside: the same numbers mean others in its successor. Who
+    /// waits for an answer to an order gets none, and sees that.
+    pub(crate) fn forget_rows(&mut self) {
+        self.settled.clear();
+        self.first_settled = None;
+        self.orders.clear();
+        self.outcomes.retain(|outcome| outcome.replayed.is_none());
+    }
+
     pub(crate) fn push_outcome(&mut self, outcome: Box<BatchOutcome>, now: Instant) {
         self.first.get_or_insert(now);
         self.bytes = self.bytes.saturating_add(outcome.bytes);

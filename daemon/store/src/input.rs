@@ -11,6 +11,7 @@ use tidegate_domain::quarantine;
 use tidegate_domain::{AckToken, BatchOutcome, Ledger};
 
 use crate::alarms::{ActiveAlarm, StaleSeries};
+use crate::aside::SetAside;
 
 /// Everything that can change the store.
 #[derive(Debug)]
@@ -230,6 +231,9 @@ pub struct Committed {
     pub orders: u64,
     /// All counts after it.
     pub ledger: Arc<Ledger>,
+    /// The database was damaged and set aside, and this is the first commit of its successor: whoever holds a reader or a
+    /// stream id of the old one must get a new one.
+    pub renewed: bool,
     /// The store's condition after it.
     pub stats: StoreStats,
 }
@@ -237,6 +241,21 @@ pub struct Committed {
 impl Committed {
     /// Closed windows that one commit reports at most; the outbox gets all of them.
     pub const SUMMARIES: usize = 256;
+
+    /// Together with what an earlier commit made durable that nobody was told of.
+    pub(crate) fn after(mut self, earlier: Option<Self>) -> Self {
+        if let Some(earlier) = earlier {
+            self.acks.splice(0..0, earlier.acks);
+            self.summaries.splice(0..0, earlier.summaries);
+            self.sealed.extend(earlier.sealed);
+            self.sealed.sort_unstable();
+            self.sealed.dedup();
+            self.commands.splice(0..0, earlier.commands);
+            self.rows_tried += earlier.rows_tried;
+            self.orders += earlier.orders;
+        }
+        self
+    }
 }
 
 /// A closed window, as it went to the outbox.
@@ -264,13 +283,14 @@ pub enum StoreState {
     /// Commits succeed.
     #[default]
     Healthy,
-    /// A commit failed for a reason that may pass (an I/O error, a busy database); it is retried.
+    /// A commit failed for a reason that may pass (an I/O error, a busy database) and is retried; or the disk is full
+    /// and commits succeed in the place of what was given up.
     Degraded,
     /// The file system refuses writes.
     ReadOnly,
     /// The disk is full, or the bound is reached and nothing is left that may be given up.
     Full,
-    /// The database file is damaged.
+    /// The database is damaged and will be set aside; or it was, its successor works, and nobody has looked yet.
     Corrupt,
 }
 
@@ -293,6 +313,10 @@ impl StoreState {
 pub struct StoreStats {
     /// Its condition.
     pub state: StoreState,
+    /// Whether commits succeed: while they do not, nothing is acknowledged.
+    pub acknowledges: bool,
+    /// Damaged databases that were set aside, oldest first.
+    pub set_aside: Vec<SetAside>,
     /// Size of the database file, in bytes.
     pub database_bytes: u64,
     /// Pages of it that are free, in bytes.
@@ -328,7 +352,7 @@ pub struct StoreStats {
     pub alarms: AlarmStats,
     /// Commands from the cloud.
     pub commands: CommandStats,
-    /// The last failed commit's error, until one succeeds.
+    /// What is behind its condition: the last failed commit's error, until one succeeds.
     pub last_error: Option<String>,
     /// The machine's clock.
     pub clock: ClockStats,

@@ -8,6 +8,7 @@
 
 mod alarms;
 mod archive;
+mod aside;
 mod block;
 mod books;
 mod clock;
@@ -25,18 +26,23 @@ mod history;
 mod identities;
 mod image;
 mod input;
+mod lock;
 mod num;
+mod opening;
 mod orders;
 mod outbox;
+mod place;
 mod quarantine;
 mod quarantined;
 mod reader;
+mod reserve;
 mod schema;
 mod series;
 mod setup;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod unset;
 mod verify;
 mod windows;
@@ -44,17 +50,21 @@ mod writer;
 
 pub use alarms::{ActiveAlarm, StaleSeries};
 pub use archive::{HistoryBlock, HistoryRange, HistoryStep};
+pub use aside::{SetAside, list as set_aside, mark_seen};
 pub use config::{
-    Measures, PipelineConfig, Route, Send, SeriesAlarms, SilenceConfig, SourceSilence, StoreConfig,
-    UplinkConfig,
+    Full, Measures, PipelineConfig, Route, Send, SeriesAlarms, SilenceConfig, SourceSilence,
+    StoreConfig, UplinkConfig,
 };
 pub use input::{
     AcknowledgeAlarms, AlarmStats, BackfillStats, ClockStats, ClockStep, ClosedSummary,
     CommandCounts, CommandInput, CommandStats, Committed, DetailStats, Event, Input, Orders,
     OutboxStats, SourceGap, StoreState, StoreStats, Todo,
 };
+pub use lock::holder;
+pub use opening::{Recovered, Store};
 pub use quarantined::{Matching, OpenOrder, QuarantineEntry, QuarantinedRow, RowState};
 pub use reader::{LatestReading, ReadError, Reader, RejectedEntry};
 pub use schema::OpenError;
-pub use verify::{Difference, Verification, VerifyError, verify};
-pub use writer::{CommitError, Recovered, Store, Writer};
+pub use trouble::CommitError;
+pub use verify::{Difference, Recount, Recounter, Verification, VerifyError, verify};
+pub use writer::Writer;

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
-use tidegate_domain::Arrival;
 use tidegate_domain::item::millis;
 use tidegate_domain::outcome::{QuarantinedMessage, QuarantinedReadings, reason};
+use tidegate_domain::{Arrival, cover};
 
-use crate::block::encode_with_names;
+use crate::block::{decode, encode_with_names};
 use crate::books::{Scope, own, quarantine_counter as counter};
 use crate::gaps::{Gaps, Loss};
 use crate::num::{count, sql, sql_len};
@@ -163,12 +163,20 @@ pub(crate) fn evict(
     gaps: &mut Gaps,
     reason: &'static str,
 ) -> Result<bool, rusqlite::Error> {
-    type Row = (i64, Option<Arc<str>>, Option<Arc<str>>, i64, i64, i64);
+    type Row = (
+        i64,
+        Option<Arc<str>>,
+        Option<Arc<str>>,
+        i64,
+        i64,
+        i64,
+        Vec<u8>,
+    );
     let oldest: Option<Row> = pen
         .conn
         .prepare_cached(
             "DELETE FROM quarantine WHERE id = (SELECT min(id) FROM quarantine)
-             RETURNING id, source, pipeline, arrival, items, bytes",
+             RETURNING id, source, pipeline, arrival, items, bytes, data",
         )?
         .query_row([], |row| {
             Ok((
@@ -178,10 +186,11 @@ pub(crate) fn evict(
                 row.get(3)?,
                 row.get(4)?,
                 row.get(5)?,
+                row.get(6)?,
             ))
         })
         .optional()?;
-    let Some((id, source, pipeline, arrival, items, bytes)) = oldest else {
+    let Some((id, source, pipeline, arrival, items, bytes, data)) = oldest else {
         return Ok(false);
     };
     unset::forget(pen.conn, Kind::Quarantine, id)?;
@@ -202,6 +211,7 @@ pub(crate) fn evict(
         to: millis(arrival),
         items: Some(items),
         seq: None,
+        series: pipeline.as_ref().and_then(|_| series(&data)),
         source,
         pipeline,
     };
@@ -209,6 +219,13 @@ pub(crate) fn evict(
         gaps.record(uplink, &loss);
     }
     Ok(true)
+}
+
+/// What covers the series of a block that names them.
+fn series(data: &[u8]) -> Option<String> {
+    let batch = decode(data, |_| None).ok()?;
+    let names = batch.names.iter().map(|name| cover::of(name).into_owned());
+    names.reduce(|known, name| cover::join(&known, &name).into_owned())
 }
 
 /// The uplinks that miss something: those of the pipeline; for a message, all.

@@ -1,5 +1,6 @@
 //! Reading beside the writer.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Reader {
     conn: Connection,
     uplinks: Vec<Arc<str>>,
     shared: Arc<Shared>,
+    /// A read found damage. The second one is believed.
+    damaged: Cell<bool>,
 }
 
 /// A read failed.
@@ -96,6 +99,7 @@ impl Reader {
             conn,
             uplinks: uplinks.iter().map(|name| name.as_str().into()).collect(),
             shared,
+            damaged: Cell::new(false),
         })
     }
 
@@ -243,17 +247,25 @@ impl Reader {
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
     ) -> Result<T, ReadError> {
         let transaction = self.conn.unchecked_transaction();
-        transaction
-            .and_then(|transaction| {
-                let found = read(&transaction)?;
-                transaction.finish()?;
-                Ok(found)
-            })
-            .map_err(|source| ReadError {
-                what,
-                path: self.conn.path().unwrap_or_default().to_owned(),
-                source,
-            })
+        let found = transaction.and_then(|transaction| {
+            let found = read(&transaction)?;
+            transaction.finish()?;
+            Ok(found)
+        });
+        let damage = found
+            .as_ref()
+            .err()
+            .filter(|error| schema::is_damage(error));
+        if let Some(error) = damage
+            && self.damaged.replace(true)
+        {
+            self.shared.suspect(error);
+        }
+        found.map_err(|source| ReadError {
+            what,
+            path: self.conn.path().unwrap_or_default().to_owned(),
+            source,
+        })
     }
 
     fn uplink_id(&self, conn: &Connection, uplink: usize) -> Result<Option<i64>, rusqlite::Error> {

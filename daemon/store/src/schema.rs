@@ -1,12 +1,15 @@
-//! The database file: its lock, its settings, its layout.
+//! The database file: its settings, its layout, and what it says when it cannot be used.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use rustix::fs::FlockOperation;
+
+use crate::aside;
+use crate::input::StoreState;
 
 /// Migration `n` (from 1) makes layout `n` out of layout `n - 1`.
 const MIGRATIONS: &[&str] = &[
@@ -16,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0004_orders.sql"),
     include_str!("../migrations/0005_commands.sql"),
     include_str!("../migrations/0006_unset_clock.sql"),
+    include_str!("../migrations/0007_gap_series.sql"),
 ];
 
 /// Marks the file as ours: "TIDE".
@@ -30,7 +34,8 @@ const STATEMENTS: usize = 64;
 /// How long a checkpoint waits for readers, who hold a transaction for moments; commits never wait for them.
 const BUSY: Duration = Duration::from_millis(100);
 
-/// The store could not be opened. Nothing was changed.
+/// The store could not be opened. Nothing was changed but the lock file, and where [`OpenError::state`] is `None` not
+/// even that.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
@@ -63,17 +68,19 @@ pub enum OpenError {
         /// The database file.
         path: PathBuf,
     },
-    /// The file is no database, or a damaged one.
+    /// The file is no database, or a damaged one, and it could not be set aside.
     #[error(
-        "the store {} is damaged: move it away together with its `-wal` and `-shm` files and keep them, then start again; what still waited in it for the uplinks is in those files alone",
+        "the store {} is damaged ({damage}) and cannot be set aside; make its directory writable, or move it away together with its `-wal` and `-shm` files and keep them",
         .path.display()
     )]
     Damaged {
         /// The database file.
         path: PathBuf,
         /// What SQLite said.
+        damage: rusqlite::Error,
+        /// Why it is still there.
         #[source]
-        source: rusqlite::Error,
+        source: std::io::Error,
     },
     /// SQLite cannot open or write it.
     #[error("the store {} cannot be opened; check owner, permissions and free space of its directory", .path.display())]
@@ -96,13 +103,42 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(crate) fn database(path: &Path, source: rusqlite::Error) -> Self {
-        let path = path.to_owned();
-        if is_damage(&source) {
-            Self::Damaged { path, source }
-        } else {
-            Self::Database { path, source }
+    /// The store's condition, where trying again may help; `None` where only another configuration, another version of
+    /// this program, or the end of another process does.
+    #[must_use]
+    pub fn state(&self) -> Option<StoreState> {
+        match self {
+            Self::InUse { .. } | Self::TooNew { .. } | Self::Foreign { .. } => None,
+            Self::Damaged { .. } => Some(StoreState::Corrupt),
+            Self::Database { source, .. } => Some(state_of(source)),
+            Self::Files { source, .. } => Some(state_of_files(source)),
         }
+    }
+}
+
+fn state_of_files(error: &std::io::Error) -> StoreState {
+    let kind = error.kind();
+    if matches!(
+        kind,
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied
+    ) {
+        StoreState::ReadOnly
+    } else if matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        StoreState::Full
+    } else {
+        StoreState::Degraded
+    }
+}
+
+/// What an error says about the store.
+pub(crate) fn state_of(error: &rusqlite::Error) -> StoreState {
+    if is_damage(error) {
+        return StoreState::Corrupt;
+    }
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreState::Full,
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreState::ReadOnly,
+        Some(_) | None => StoreState::Degraded,
     }
 }
 
@@ -120,52 +156,6 @@ pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// Keeps a second daemon away from the store for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Lock {
-    /// The lock goes when the file is closed.
-    _file: File,
-}
-
-impl Lock {
-    /// Takes the lock file beside the database, and leaves our process id in it.
-    pub(crate) fn take(database: &Path) -> Result<Self, OpenError> {
-        let path = beside(database, ".lock");
-        let files = |source| OpenError::Files {
-            path: path.clone(),
-            source,
-        };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(files)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                let read = Read::by_ref(&mut file).take(20).read_to_string(&mut holder);
-                let holder = match read {
-                    Ok(_) if !holder.trim().is_empty() => holder.trim().to_owned(),
-                    Ok(_) | Err(_) => "unknown".to_owned(),
-                };
-                return Err(OpenError::InUse {
-                    path: database.to_owned(),
-                    holder,
-                });
-            }
-            Err(error) => return Err(files(error.into())),
-        }
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(files)?;
-        Ok(Self { _file: file })
-    }
-}
-
 /// A file that lies beside the database: its name with an ending.
 pub(crate) fn beside(database: &Path, ending: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
@@ -173,37 +163,124 @@ pub(crate) fn beside(database: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Opens or creates the database for the writer. True when it was created.
-pub(crate) fn open(path: &Path) -> Result<(Connection, bool), OpenError> {
-    let conn = connect(path).map_err(|source| OpenError::database(path, source))?;
-    let found = layout(&conn).map_err(|source| OpenError::database(path, source))?;
+/// Refuses a database that this version must not touch, without touching it. What is damaged, or cannot be read, passes:
+/// opening it says why.
+pub(crate) fn accept(path: &Path) -> Result<(), OpenError> {
+    match peek(path) {
+        Some(found) => accept_layout(path, found),
+        None => Ok(()),
+    }
+}
+
+fn accept_layout(path: &Path, found: Layout) -> Result<(), OpenError> {
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     match found {
-        Layout::Foreign => {
-            return Err(OpenError::Foreign {
-                path: path.to_owned(),
-            });
-        }
-        Layout::Ours(found) if found > known => {
-            return Err(OpenError::TooNew {
-                path: path.to_owned(),
-                found,
-                known,
-            });
-        }
-        Layout::Ours(_) | Layout::Empty => {}
+        Layout::Foreign => Err(OpenError::Foreign {
+            path: path.to_owned(),
+        }),
+        Layout::Ours(found) if found > known => Err(OpenError::TooNew {
+            path: path.to_owned(),
+            found,
+            known,
+        }),
+        Layout::Ours(_) | Layout::Empty => Ok(()),
     }
-    migrate(&conn, found).map_err(|source| OpenError::database(path, source))?;
+}
+
+/// The layout, by reading alone.
+fn peek(path: &Path) -> Option<Layout> {
+    let mut header = [0; 108];
+    File::open(path).ok()?.read_exact(&mut header).ok()?;
+    if !header.starts_with(b"SQLite format 3\0") {
+        return None;
+    }
+    if file_bytes(&beside(path, "-wal")) > 0 {
+        return peek_through_log(path).ok();
+    }
+    let number = |at: usize| {
+        header[at..]
+            .first_chunk()
+            .map(|bytes| i32::from_be_bytes(*bytes))
+    };
+    let (version, application) = (number(60)?, number(68)?);
+    // The table of tables is one leaf with no cell in it.
+    let empty = header[100] == 13 && header[103..105] == [0, 0];
+    Some(Layout::of(empty, application, version.into()))
+}
+
+/// The newest header may be in the write-ahead log alone. Reading it there makes the shared memory's file.
+fn peek_through_log(path: &Path) -> Result<Layout, rusqlite::Error> {
+    let shared = beside(path, "-shm");
+    let there = shared.exists();
+    let conn = open_read_only(path)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    let found = layout(&conn);
+    drop(conn);
+    if !there
+        && let Err(error) = fs::remove_file(&shared)
+        && error.kind() != ErrorKind::NotFound
+    {
+        tracing::debug!(%error, "{} stays behind", shared.display());
+    }
+    found
+}
+
+/// Opens or creates the database for the writer. True when it was created.
+pub(crate) fn open(path: &Path) -> Result<(Connection, bool), Trouble> {
+    let conn = connect(path)?;
+    let found = layout(&conn)?;
+    accept_layout(path, found)?;
+    migrate(&conn, found)?;
     // Not only where the file was missing: the last attempt may have ended right after it made the file.
     if matches!(found, Layout::Empty) {
-        sync_directory(path)?;
+        let dir = aside::parent(path);
+        aside::sync(dir).map_err(|source| OpenError::Files {
+            path: dir.to_owned(),
+            source,
+        })?;
     }
     Ok((conn, matches!(found, Layout::Empty)))
 }
 
-/// Opens the database again after a failed commit. The layout is known to be right.
+/// Why a database did not open: what SQLite said, or what we have to say about it.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    Database(rusqlite::Error),
+    Refused(OpenError),
+}
+
+impl Trouble {
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Database(error) if is_damage(error))
+    }
+
+    pub(crate) fn into_error(self, path: &Path) -> OpenError {
+        match self {
+            Self::Refused(error) => error,
+            Self::Database(source) => OpenError::Database {
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<OpenError> for Trouble {
+    fn from(error: OpenError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Opens the database again after a failed commit. The layout is known to be right, and a file that is gone is not made
+/// anew.
 pub(crate) fn reopen(path: &Path) -> Result<Connection, rusqlite::Error> {
-    let conn = connect(path)?;
+    let conn = connect_with(path, OpenFlags::empty())?;
     configure(&conn)?;
     Ok(conn)
 }
@@ -220,9 +297,11 @@ pub(crate) fn open_read_only(path: &Path) -> Result<Connection, rusqlite::Error>
 }
 
 fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    connect_with(path, OpenFlags::SQLITE_OPEN_CREATE)
+}
+
+fn connect_with(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     // Opening after a crash may have to wait for a reader that recovers the log at the same moment.
     conn.busy_timeout(Duration::from_secs(5))?;
@@ -237,17 +316,23 @@ enum Layout {
     Foreign,
 }
 
+impl Layout {
+    fn of(empty: bool, application: i32, version: i64) -> Self {
+        if application == APPLICATION_ID {
+            Self::Ours(version)
+        } else if empty && version == 0 {
+            Self::Empty
+        } else {
+            Self::Foreign
+        }
+    }
+}
+
 fn layout(conn: &Connection) -> Result<Layout, rusqlite::Error> {
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
     let application: i32 = conn.pragma_query_value(None, "application_id", |r| r.get(0))?;
     let version: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0))?;
-    Ok(if application == APPLICATION_ID {
-        Layout::Ours(version)
-    } else if tables == 0 && version == 0 {
-        Layout::Empty
-    } else {
-        Layout::Foreign
-    })
+    Ok(Layout::of(tables == 0, application, version))
 }
 
 /// Whether it is a store with a layout that this version knows.
@@ -295,20 +380,6 @@ fn configure(conn: &Connection) -> Result<(), rusqlite::Error> {
     conn.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.busy_timeout(BUSY)
-}
-
-/// Makes a new file's name durable: without it a power cut could lose the whole database.
-fn sync_directory(path: &Path) -> Result<(), OpenError> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) | None => Path::new("."),
-    };
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|source| OpenError::Files {
-            path: directory.to_owned(),
-            source,
-        })
 }
 
 /// Size of a file in bytes; a file that is not there has none.

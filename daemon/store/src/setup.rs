@@ -31,7 +31,7 @@ pub(crate) struct PipelineSetup {
     pub(crate) uplinks: Vec<usize>,
 }
 
-/// Bounds in bytes and rows. Their sum is what `max_bytes` allows.
+/// Bounds in bytes and rows. Database, log and reserve together are what `max_bytes` allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) max_bytes: u64,
@@ -42,6 +42,8 @@ pub(crate) struct Bounds {
     pub(crate) rows_bytes: u64,
     /// The write-ahead log. Above half of it a checkpoint waits for readers.
     pub(crate) wal_bytes: u64,
+    /// The space that is kept back for making room on a full disk.
+    pub(crate) reserve_bytes: u64,
     /// Frames in the log that make a checkpoint worth its writes.
     pub(crate) checkpoint_bytes: u64,
     /// Quarantine's share of the database.
@@ -59,7 +61,8 @@ impl Bounds {
     pub(crate) fn new(max_bytes: u64) -> Self {
         let max_bytes = max_bytes.max(Self::LEAST_BYTES);
         let wal_bytes = (max_bytes / 4).min(32 * 1024 * 1024);
-        let main_bytes = max_bytes - wal_bytes;
+        let reserve_bytes = (max_bytes / 16).clamp(256 * 1024, 4 * 1024 * 1024);
+        let main_bytes = max_bytes - wal_bytes - reserve_bytes;
         // One transaction must fit into the log: payloads can go to quarantine whole, and a row with a route for
         // readings writes some 300 bytes.
         let small = usize::try_from(wal_bytes / 4).unwrap_or(usize::MAX);
@@ -68,6 +71,7 @@ impl Bounds {
             main_bytes,
             rows_bytes: main_bytes - wal_bytes / 4,
             wal_bytes,
+            reserve_bytes,
             checkpoint_bytes: wal_bytes / 4,
             quarantine_bytes: max_bytes / 5,
             rejected_bytes: max_bytes / 20,

@@ -1,102 +1,44 @@
 //! The writer: takes inputs into the open group, and commits it.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 use tidegate_domain::backoff::Backoff;
-use tidegate_domain::outcome::StateChange;
-use tidegate_domain::{Arrival, Identity, Ledger};
+use tidegate_domain::{Arrival, Ledger};
 
-use crate::alarms::{self, ActiveAlarm, SHOWN, StaleSeries};
-use crate::books::{Scope, own};
+use crate::books::own;
 use crate::commit::{self, Frozen, Written};
-use crate::config::StoreConfig;
-use crate::disk::{self, Pages, Wal};
+use crate::disk::{self, Wal};
 use crate::evict;
 use crate::group::{Attempt, Due, Group, InFlight};
-use crate::identities;
-use crate::image::{self, Image};
+use crate::image::Image;
 use crate::input::{
-    AcknowledgeAlarms, AlarmStats, BackfillStats, ClockStats, ClockStep, ClosedSummary,
-    CommandCounts, CommandStats, Committed, DetailStats, Input, Orders, OutboxStats, StoreState,
-    StoreStats,
+    AcknowledgeAlarms, ClosedSummary, Committed, Input, Orders, StoreState, StoreStats,
 };
-use crate::quarantine;
+use crate::lock::Lock;
+use crate::place::Place;
 use crate::reader::{ReadError, Reader};
-use crate::schema::{self, Lock, OpenError};
+use crate::reserve::Reserve;
 use crate::setup::Setup;
-use crate::state;
+use crate::trouble::{CommitError, Pressure, Trouble};
+use crate::verify::Recounter;
 
 /// First and longest wait before a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// A clock this much behind the last commit was wrong then, and not merely slow, nanoseconds.
-const CLOCK_BEHIND: i64 = 3_600 * 1_000_000_000;
-
 /// Closed windows that are kept in memory for the page.
 const RECENT_SUMMARIES: usize = 1024;
-
-/// The opened store.
-#[derive(Debug)]
-pub struct Store {
-    writer: Writer,
-    recovered: Recovered,
-}
-
-/// What the store knew when it was opened.
-#[derive(Clone, Debug, Default)]
-pub struct Recovered {
-    /// False when the last process ended without [`Writer::close`]; then redelivered messages are to be counted.
-    /// True for a new database.
-    pub clean_exit: bool,
-    /// The database file was created just now.
-    pub created: bool,
-    /// The filters' states by slot (`pipeline/filter`), each as the change that makes it out of nothing.
-    pub state: BTreeMap<String, StateChange>,
-    /// Alarms that hold, the first thousand.
-    pub alarms: Vec<ActiveAlarm>,
-    /// The latest identities of messages by source, oldest first, as far as their windows reach.
-    pub identities: Vec<Vec<Identity>>,
-    /// The uplinks' stream ids, in the configuration's order.
-    pub streams: Vec<String>,
-    /// All counts.
-    pub ledger: Arc<Ledger>,
-    /// Windows that were rebuilt from history.
-    pub windows_open: u64,
-    /// The store's figures after the first commit.
-    pub stats: StoreStats,
-}
-
-/// A commit failed. Nothing of its group is acknowledged; it is kept and tried again.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the store {} cannot commit ({}, attempt {attempt}): nothing is acknowledged until it can; next attempt in {} ms",
-    .path.display(),
-    .state.as_str(),
-    .retry_in.as_millis()
-)]
-pub struct CommitError {
-    /// The database file.
-    pub path: PathBuf,
-    /// What the store's condition is from now on.
-    pub state: StoreState,
-    /// Attempts since the last success.
-    pub attempt: u32,
-    /// When the next one is due.
-    pub retry_in: Duration,
-    #[source]
-    source: rusqlite::Error,
-}
 
 /// What the writer shares with the readers of its process.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) in_flight: evict::InFlight,
     recent: Mutex<VecDeque<Arc<ClosedSummary>>>,
+    /// What somebody read twice that only damage explains.
+    suspicion: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -104,7 +46,25 @@ impl Shared {
         Self {
             in_flight: evict::InFlight::new(uplinks),
             recent: Mutex::default(),
+            suspicion: Mutex::default(),
         }
+    }
+
+    /// Says that the database is damaged: the writer looks after it.
+    pub(crate) fn suspect(&self, error: &rusqlite::Error) {
+        let mut suspicion = self
+            .suspicion
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        suspicion.get_or_insert_with(|| error.to_string());
+    }
+
+    pub(crate) fn take_suspicion(&self) -> Option<String> {
+        let mut suspicion = self
+            .suspicion
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        suspicion.take()
     }
 
     /// The latest closed windows, newest first.
@@ -121,163 +81,74 @@ impl Shared {
     }
 }
 
-impl Store {
-    /// Opens or creates the store: takes its lock, migrates its layout, and rebuilds what an earlier process left open.
-    ///
-    /// # Errors
-    /// Another process has it, it is of a newer version, damaged, or cannot be written. In each case nothing was
-    /// changed but the lock file.
-    pub fn open(config: StoreConfig, arrival_now: Arrival) -> Result<Self, OpenError> {
-        let setup = Setup::new(config);
-        let path = setup.config.path.clone();
-        let lock = Lock::take(&path)?;
-        let wal = Wal::of(&path);
-        wal.rewrite().map_err(|source| OpenError::Files {
-            path: wal.path().to_owned(),
-            source,
-        })?;
-        let (conn, created) = schema::open(&path)?;
-        let database = |source| OpenError::database(&path, source);
-        image::register(&conn, &setup, arrival_now).map_err(database)?;
-        let now = Instant::now();
-        let image = Image::load(&conn, &setup, arrival_now, now).map_err(database)?;
-        let clean_exit = created || image.books.store(own::CLEAN) == Some(1);
-        let mut recovered = Recovered {
-            clean_exit,
-            created,
-            state: state::load(&conn).map_err(database)?,
-            identities: identities::latest(&conn, &setup).map_err(database)?,
-            alarms: alarms::active(&conn, SHOWN).map_err(database)?,
-            streams: streams(&conn, &setup).map_err(database)?,
-            ledger: Arc::new(image.books.ledger().clone()),
-            windows_open: image.windows.len(),
-            stats: StoreStats::default(),
-        };
-        let sources = setup.sources.len();
-        let shared = Arc::new(Shared::new(setup.uplinks.len()));
-        let mut writer = Writer {
-            open: Group::default(),
-            frozen: None,
-            in_flight: InFlight::new(sources),
-            database: Some((conn, image)),
-            trouble: None,
-            backoff: Backoff::new(RETRY, RETRY_MAX),
-            seen: (now, arrival_now),
-            stats: StoreStats::default(),
-            closing_at: None,
-            expiry_at: None,
-            wal,
-            shared,
-            setup,
-            _lock: lock,
-        };
-        writer
-            .begin(clean_exit, arrival_now, now)
-            .map_err(database)?;
-        recovered.stats = writer.stats();
-        Ok(Self { writer, recovered })
-    }
-
-    /// What was found when it was opened.
-    #[must_use]
-    pub fn recovered(&self) -> &Recovered {
-        &self.recovered
-    }
-
-    /// A reader that tells the writer what it hands out.
-    ///
-    /// # Errors
-    /// The database cannot be opened once more.
-    pub fn reader(&self) -> Result<Reader, ReadError> {
-        self.writer.reader()
-    }
-
-    /// The writer, for its thread.
-    #[must_use]
-    pub fn into_writer(self) -> Writer {
-        self.writer
-    }
-}
-
 /// Owns the database. One thread calls it, in a loop: take inputs with [`Writer::apply`] until there is none or
 /// [`Writer::is_full`], then [`Writer::commit_if_due`], then wait for an input until [`Writer::deadline`].
 #[derive(Debug)]
 pub struct Writer {
-    setup: Setup,
+    pub(crate) setup: Setup,
     /// `None` after a failure, until it is opened again.
-    database: Option<(Connection, Image)>,
-    open: Group,
+    pub(crate) database: Option<(Connection, Image)>,
+    pub(crate) open: Group,
     /// A group whose commit was attempted and is not known to have succeeded. Inputs that come later are not of it.
-    frozen: Option<Frozen>,
+    pub(crate) frozen: Option<Frozen>,
     in_flight: InFlight,
-    shared: Arc<Shared>,
-    trouble: Option<Trouble>,
-    backoff: Backoff,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) trouble: Option<Trouble>,
+    pub(crate) pressure: Pressure,
+    /// The database was set aside: the uplinks' answers are about another one.
+    pub(crate) renewed: bool,
+    /// The counts after the last commit.
+    pub(crate) last_ledger: Arc<Ledger>,
+    pub(crate) backoff: Backoff,
     /// The present by both clocks, as told last.
-    seen: (Instant, Arrival),
+    pub(crate) seen: (Instant, Arrival),
     /// The wall clock at which windows close without any input.
-    closing_at: Option<i64>,
+    pub(crate) closing_at: Option<i64>,
     /// The wall clock at which something is far too old; it counts only while the clock is known to be set.
-    expiry_at: Option<i64>,
-    stats: StoreStats,
-    wal: Wal,
-    _lock: Lock,
-}
-
-#[derive(Debug)]
-struct Trouble {
-    retry_at: Instant,
+    pub(crate) expiry_at: Option<i64>,
+    pub(crate) stats: StoreStats,
+    pub(crate) wal: Wal,
+    pub(crate) reserve: Reserve,
+    pub(crate) place: Place,
+    pub(crate) lock: Lock,
 }
 
 impl Writer {
-    /// The first commit: from here on the exit is unclean until [`Writer::close`].
-    fn begin(
-        &mut self,
-        clean_exit: bool,
-        arrival_now: Arrival,
-        now: Instant,
-    ) -> Result<(), rusqlite::Error> {
-        let Some((conn, image)) = &mut self.database else {
-            return Ok(());
+    pub(crate) fn new(
+        setup: Setup,
+        shared: Arc<Shared>,
+        database: (Connection, Image),
+        lock: Lock,
+        seen: (Instant, Arrival),
+    ) -> Self {
+        let path = &setup.config.path;
+        let mut writer = Self {
+            open: Group::default(),
+            frozen: None,
+            in_flight: InFlight::new(setup.sources.len()),
+            database: Some(database),
+            trouble: None,
+            pressure: Pressure::default(),
+            renewed: false,
+            last_ledger: Arc::default(),
+            backoff: Backoff::new(RETRY, RETRY_MAX),
+            seen,
+            stats: StoreStats::default(),
+            closing_at: None,
+            expiry_at: None,
+            wal: Wal::of(path),
+            reserve: Reserve::of(path, &setup.bounds),
+            place: Place::of(path),
+            shared,
+            setup,
+            lock,
         };
-        if clean_exit {
-            // What was attempted then did not kill anything.
-            conn.execute("DELETE FROM attempt", [])?;
-        }
-        // Nothing arrived, and the clock stays: what is redelivered now shall still find its windows open.
-        let mut idle = Arrival {
-            wall: image.clock.committed,
-            ..Arrival::default()
-        };
-        let behind = arrival_now.wall < image.clock.committed.saturating_sub(CLOCK_BEHIND);
-        match image.boots.last {
-            // The clock was set while the process was down; other steps are seen at the first arrival.
-            Some((boot, _)) if boot == image.boots.present => {
-                if image.clock.set.is_none() && arrival_now.synced {
-                    idle = arrival_now;
-                }
-            }
-            // A clock that is not set says nothing about windows of another boot, nor the other way round.
-            Some((_, was_set)) if !was_set || !arrival_now.synced => {
-                idle = arrival_now;
-                image.clock.step_at_next();
-            }
-            Some(_) if behind => {
-                idle.wall = arrival_now.wall;
-                image.clock.step_at_next();
-            }
-            Some(_) | None => {}
-        }
-        let frozen = Frozen {
-            number: image.group + 1,
-            group: Group::default(),
-            idle,
-            now,
-            last: false,
-        };
-        commit::write(conn, image, &self.setup, &self.shared.in_flight, &frozen)?;
-        self.refresh();
-        Ok(())
+        writer.reserve.make();
+        writer.stats.acknowledges = true;
+        writer.list_sets();
+        writer.refresh();
+        writer.judge();
+        writer
     }
 
     /// A reader that tells the writer what it hands out.
@@ -289,15 +160,27 @@ impl Writer {
         Reader::sharing(&self.setup.config.path, &uplinks, Arc::clone(&self.shared))
     }
 
+    /// What begins recounts of this database, for a thread of its own.
+    #[must_use]
+    pub fn recounter(&self) -> Recounter {
+        Recounter {
+            path: self.setup.config.path.clone(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
     /// Takes an input into the open group. Nothing is written.
     pub fn apply(&mut self, input: Input, now: Instant) {
         match input {
+            Input::Outcome(outcome) if self.renewed && outcome.replayed.is_some() => {}
             Input::Outcome(outcome) => {
                 if outcome.replayed.is_none() {
                     self.in_flight.received(&outcome);
                 }
                 self.open.push_outcome(outcome, now);
             }
+            // The numbers of a database that was set aside mean other rows in its successor.
+            Input::Settled(_) if self.renewed => {}
             Input::Settled(settled) => self.open.push_settled(settled, now),
             Input::Gap(gap) => self.open.push_gap(gap, now),
             Input::Event(event) => self.open.push_event(event, now),
@@ -309,6 +192,7 @@ impl Writer {
             Input::Attempts { digests, reply } => {
                 self.open.push_attempt(Attempt::Many { digests, reply });
             }
+            Input::Quarantine(_) if self.renewed => {}
             Input::Quarantine(orders) => self.open.push_orders(orders, now),
         }
     }
@@ -426,18 +310,28 @@ impl Writer {
             if now < trouble.retry_at {
                 return Ok(None);
             }
-            self.reopen(now)?;
+            self.recover(now)?;
+        }
+        let earlier = self.relieve(now)?;
+        if self.trouble.is_some() {
+            // It succeeded, and what came behind it did not.
+            return Ok(earlier);
         }
         if self.frozen.is_none() {
             let Some(due) = self.due(now, arrival_now) else {
-                return Ok(None);
+                return Ok(earlier);
             };
             if due == Due::Linger {
                 self.in_flight.linger_expired();
             }
             self.freeze(now, arrival_now, false);
         }
-        self.commit(now).map(Some)
+        let committed = self.commit(now);
+        match (earlier, committed) {
+            // The failure is the news; what was relieved is told with the next success.
+            (Some(_), Err(error)) => Err(error),
+            (earlier, committed) => committed.map(|committed| Some(committed.after(earlier))),
+        }
     }
 
     /// Commits the rest, marks the exit clean, and writes the log back. Windows stay open.
@@ -452,21 +346,15 @@ impl Writer {
         let arrival_now = self.corrected(arrival_now);
         self.seen = (now, arrival_now);
         if self.trouble.is_some() {
-            self.reopen(now)?;
+            self.recover(now)?;
         }
+        let relieved = self.relieve(now)?;
         let earlier = match self.frozen {
-            Some(_) => Some(self.commit(now)?),
-            None => None,
+            Some(_) => Some(self.commit(now)?.after(relieved)),
+            None => relieved,
         };
         self.freeze(now, arrival_now, true);
-        let mut committed = self.commit(now)?;
-        if let Some(earlier) = earlier {
-            committed.acks.splice(0..0, earlier.acks);
-            committed.commands.splice(0..0, earlier.commands);
-            committed.summaries.splice(0..0, earlier.summaries);
-            committed.rows_tried += earlier.rows_tried;
-            committed.orders += earlier.orders;
-        }
+        let committed = self.commit(now)?.after(earlier);
         if let Some((conn, _)) = self.database.take() {
             // The log alone would do: everything in it is committed.
             if let Err(error) = disk::checkpoint_all(&conn) {
@@ -548,11 +436,12 @@ impl Writer {
             idle,
             now,
             last,
+            room: self.pressure.room(&self.setup.bounds),
         });
     }
 
     /// Commits the frozen group.
-    fn commit(&mut self, now: Instant) -> Result<Committed, CommitError> {
+    pub(crate) fn commit(&mut self, now: Instant) -> Result<Committed, CommitError> {
         let started = Instant::now();
         let written = match self.write() {
             Ok(written) => written,
@@ -564,22 +453,27 @@ impl Writer {
 
     fn write(&mut self) -> Result<Written, rusqlite::Error> {
         let (Some((conn, image)), Some(frozen)) = (&mut self.database, &self.frozen) else {
-            // Both are there when this is called.
-            return Ok(Written::default());
+            // Both are there when this is called. Were they not, nothing would be durable.
+            return Err(disk::busy());
         };
-        if image.group >= frozen.number {
+        let written = if image.group >= frozen.number {
             // The commit had succeeded and only said otherwise. It may be in the log without being on the disk, and a sync that
             // failed once can lie the next time: writing it into the database file makes new pages of it, whose sync
             // counts.
             if !disk::checkpoint_all(conn)? {
-                return Err(busy());
+                return Err(disk::busy());
             }
-            return Ok(Written {
+            Written {
                 sealed: (0..self.setup.uplinks.len()).collect(),
                 ..Written::default()
-            });
-        }
-        commit::write(conn, image, &self.setup, &self.shared.in_flight, frozen)
+            }
+        } else {
+            self.wal.make_room(conn, &self.setup.bounds)?;
+            commit::write(conn, image, &self.setup, &self.shared.in_flight, frozen)?
+        };
+        // SQLite goes on writing to a file that was deleted.
+        self.place.check()?;
+        Ok(written)
     }
 
     /// The group is durable: whatever fails from here on cannot take that back.
@@ -601,24 +495,14 @@ impl Writer {
             }
         }
         self.shared.note(&written.summaries);
-        self.backoff.reset();
         let stats = &mut self.stats;
         stats.commits += 1;
         stats.rows += group.stored_rows();
         stats.commit_latency_max = stats.commit_latency_max.max(stats.commit_latency);
-        stats.state = if written.full {
-            StoreState::Full
-        } else {
-            StoreState::Healthy
-        };
-        stats.last_error = written.full.then(|| {
-            "the bound `store.max-size` is reached and nothing is left that may be given up"
-                .to_owned()
-        });
-        let ledger = self
-            .database
-            .as_ref()
-            .map(|(_, image)| image.books.ledger().clone());
+        self.succeeded(&written);
+        if let Some((_, image)) = &self.database {
+            self.last_ledger = Arc::new(image.books.ledger().clone());
+        }
         if let Err(error) = self.checkpoint() {
             let error = self.failed(error, self.seen.0);
             tracing::error!(
@@ -638,101 +522,24 @@ impl Writer {
             summaries: written.summaries,
             rows_tried,
             orders,
-            ledger: Arc::new(ledger.unwrap_or_default()),
+            ledger: Arc::clone(&self.last_ledger),
+            renewed: self.renewed,
             stats: self.stats.clone(),
         }
     }
 
     fn checkpoint(&self) -> Result<(), rusqlite::Error> {
         match &self.database {
+            Some((conn, _)) if self.pressure.is_tight() => self.wal.write_back(conn),
             Some((conn, _)) => self.wal.checkpoint(conn, &self.setup.bounds),
             None => Ok(()),
         }
     }
+}
 
-    /// Gives the connection up and says when to try again.
-    fn failed(&mut self, source: rusqlite::Error, now: Instant) -> CommitError {
-        self.database = None;
-        let retry_in = self.backoff.next(u64::MAX);
-        self.trouble = Some(Trouble {
-            retry_at: now + retry_in,
-        });
-        let state = state_of(&source);
-        self.stats.state = state;
-        self.stats.failures += 1;
-        self.stats.last_error = Some(source.to_string());
-        CommitError {
-            path: self.setup.config.path.clone(),
-            state,
-            attempt: self.backoff.attempts(),
-            retry_in,
-            source,
-        }
-    }
-
-    /// Opens the database anew and loads what is committed.
-    fn reopen(&mut self, now: Instant) -> Result<(), CommitError> {
-        let path = &self.setup.config.path;
-        let rewritten = self.wal.rewrite().map_err(|error| io_failure(&error));
-        let opened = rewritten
-            .and_then(|()| schema::reopen(path))
-            .and_then(|conn| {
-                // It gives room back on a full disk. Where it finds a reader in its way, the next one does it.
-                disk::checkpoint_all(&conn)?;
-                let image = Image::load(&conn, &self.setup, self.seen.1, now)?;
-                Ok((conn, image))
-            });
-        match opened {
-            Ok(database) => {
-                self.database = Some(database);
-                self.trouble = None;
-                self.refresh();
-                Ok(())
-            }
-            Err(source) => Err(self.failed(source, now)),
-        }
-    }
-
-    /// Brings figures up to date. What cannot be read keeps its last value: the next commit meets the same problem, and says so.
-    fn refresh(&mut self) {
-        let Some((conn, image)) = &mut self.database else {
-            return;
-        };
-        let stats = &mut self.stats;
-        if let Ok(pages) = Pages::of(conn) {
-            stats.database_bytes = pages.file_bytes();
-            stats.free_bytes = pages.free_bytes();
-        }
-        stats.wal_bytes = self.wal.bytes();
-        stats.max_bytes = self.setup.bounds.max_bytes;
-        stats.quarantine_bytes =
-            crate::num::count(image.books.store(own::QUARANTINE_BYTES).unwrap_or(0));
-        stats.windows_open = image.windows.len();
-        stats.windows_by_pipeline = image.windows.by_pipeline();
-        stats.oldest = image.history.oldest_arrival(conn).ok().flatten();
-        stats.alarms_active = image.alarms.holding() as u64;
-        refresh_alarms(&mut stats.alarms, image, &self.setup);
-        refresh_commands(&mut stats.commands, image, &self.setup);
-        stats.clock = clock_stats(image);
-        let uplinks = self.setup.uplinks.iter().enumerate();
-        stats.outbox = uplinks
-            .map(|(index, name)| {
-                let counts = image.books.ledger().uplinks.get(name.as_ref());
-                OutboxStats {
-                    items: counts.map_or(0, |counts| counts.waiting),
-                    messages: image.outbox.messages(index),
-                    oldest: image.outbox.oldest(conn, index).ok().flatten(),
-                    last_seq: image.outbox.seq(index),
-                }
-            })
-            .collect();
-        // Not at the very moment something expires, or a silent gateway would commit for every block.
-        let slack = self.setup.max_age.saturating_add(self.setup.max_age / 32);
-        let ages = [stats.oldest, quarantine::oldest(conn).ok().flatten()];
-        self.expiry_at =
-            (ages.into_iter().flatten().min()).map(|oldest| oldest.saturating_add(slack));
-        self.closing_at = image.windows.next_due();
-    }
+/// Rows that were taken before the clock was set wait to be corrected.
+pub(crate) fn correcting(image: &Image) -> bool {
+    image.boots.left && image.boots.set_offset.is_some()
 }
 
 /// Tells whoever asked how many alarms were acknowledged. Where it is not known whether a commit succeeded nobody is told, and
@@ -745,129 +552,6 @@ fn acknowledged(requests: &[AcknowledgeAlarms], done: &[usize]) {
     }
 }
 
-fn refresh_alarms(stats: &mut AlarmStats, image: &mut Image, setup: &Setup) {
-    let own = |counter| crate::num::count(image.books.store(counter).unwrap_or(0));
-    stats.acknowledged = image.alarms.acknowledged() as u64;
-    stats.suppressed = own(own::ALARMS_SUPPRESSED);
-    stats.lost = own(own::ALARMS_LOST);
-    stats.floods = image.alarms.floods().count() as u64;
-    stats.series = image.silence.known() as u64;
-    stats.stale = image.silence.stale().len() as u64;
-    stats.unheard = own(own::SERIES_UNHEARD);
-    if !std::mem::take(&mut image.alarms_changed) {
-        return;
-    }
-    let active = image
-        .alarms
-        .iter()
-        .take(SHOWN)
-        .map(|(key, alarm)| ActiveAlarm {
-            key: key.clone(),
-            alarm: alarm.clone(),
-        });
-    stats.active = active.collect();
-    let stale = image.silence.stale().take(SHOWN);
-    let stale = stale.map(|(source, series, heard)| StaleSeries {
-        source: Arc::clone(&setup.sources[source]),
-        series: Arc::clone(series),
-        heard,
-    });
-    stats.stale_series = stale.collect();
-}
-
-fn refresh_commands(stats: &mut CommandStats, image: &mut Image, setup: &Setup) {
-    if !std::mem::take(&mut image.commands.changed) {
-        return;
-    }
-    let books = &image.books;
-    let counts = |name: &Arc<str>| {
-        let own = |counter| crate::num::count(books.own(Scope::Uplink, name, counter).unwrap_or(0));
-        CommandCounts {
-            done: own(own::COMMANDS_DONE),
-            refused: own(own::COMMANDS_REFUSED),
-            repeated: own(own::COMMANDS_REPEATED),
-        }
-    };
-    stats.uplinks = setup.uplinks.iter().map(counts).collect();
-    let details = image.commands.details.iter().map(|detail| DetailStats {
-        uplink: detail.uplink,
-        id: detail.id.clone(),
-        series: detail.series.clone(),
-        pipeline: detail.pipeline.clone(),
-        until: detail.until,
-        sent: detail.sent,
-    });
-    stats.details = details.collect();
-    let backfills = image.commands.backfills.iter().map(|job| BackfillStats {
-        uplink: job.uplink,
-        id: job.id.clone(),
-        series: job.series.clone(),
-        pipeline: job.pipeline.clone(),
-        from: job.from,
-        to: job.to,
-        sent: job.sent,
-    });
-    stats.backfills = backfills.collect();
-}
-
-/// Rows that were taken before the clock was set wait to be corrected.
-fn correcting(image: &Image) -> bool {
-    image.boots.left && image.boots.set_offset.is_some()
-}
-
-fn clock_stats(image: &Image) -> ClockStats {
-    let step = image.books.store(own::STEP_AT);
-    ClockStats {
-        set: image.clock.set.is_some(),
-        steps: crate::num::count(image.books.store(own::STEPS).unwrap_or(0)),
-        last_step: step
-            .zip(image.books.store(own::STEP_BY))
-            .map(|(at, by)| ClockStep { at, by }),
-        correcting: correcting(image),
-    }
-}
-
-/// Somebody else is writing the log back, or reads what is in it.
-fn busy() -> rusqlite::Error {
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-    rusqlite::Error::SqliteFailure(code, None)
-}
-
-/// What went wrong beside SQLite, in its words.
-fn io_failure(error: &std::io::Error) -> rusqlite::Error {
-    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    let kind = error.kind();
-    let code = if [StorageFull, QuotaExceeded].contains(&kind) {
-        rusqlite::ffi::SQLITE_FULL
-    } else if kind == ReadOnlyFilesystem {
-        rusqlite::ffi::SQLITE_READONLY
-    } else {
-        rusqlite::ffi::SQLITE_IOERR
-    };
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(error.to_string()))
-}
-
-/// What an error says about the store.
-fn state_of(error: &rusqlite::Error) -> StoreState {
-    if schema::is_damage(error) {
-        return StoreState::Corrupt;
-    }
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => StoreState::Full,
-        Some(ErrorCode::ReadOnly) => StoreState::ReadOnly,
-        Some(_) | None => StoreState::Degraded,
-    }
-}
-
-fn streams(conn: &Connection, setup: &Setup) -> Result<Vec<String>, rusqlite::Error> {
-    let stream = |name: &Arc<str>| {
-        conn.query_row("SELECT stream FROM uplink WHERE name = ?1", [name], |row| {
-            row.get(0)
-        })
-    };
-    setup.uplinks.iter().map(stream).collect()
-}
-
 #[cfg(test)]
 impl Writer {
     pub(crate) fn committed_group(&self) -> u64 {
@@ -877,7 +561,7 @@ impl Writer {
     /// As after a commit of this group that failed.
     pub(crate) fn pretend_failure(&mut self, frozen: Frozen) {
         self.frozen = Some(frozen);
-        self.fail_with(busy());
+        self.fail_with(disk::busy());
     }
 
     pub(crate) fn fail_with(&mut self, error: rusqlite::Error) {
@@ -888,7 +572,7 @@ impl Writer {
     /// Lets the database file grow by no page more, until it is opened again.
     pub(crate) fn fill_disk(&mut self) {
         let (conn, _) = self.database.as_ref().unwrap();
-        let pages = Pages::of(conn).unwrap().all;
+        let pages = disk::Pages::of(conn).unwrap().all;
         let pages = crate::num::sql(pages);
         conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
             .unwrap();

@@ -24,8 +24,8 @@ use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::{AlarmChange, AlarmState, MessageCounts, PipelineOutcome, Severity};
 use tidegate_domain::{AckToken, Arrival, Batch, BatchOutcome, Quality};
 use tidegate_store::{
-    Committed, Measures, PipelineConfig, Reader, Route, Send, Store, StoreConfig, UplinkConfig,
-    Writer, verify,
+    Committed, Full, Measures, PipelineConfig, Reader, Route, Send, Store, StoreConfig,
+    UplinkConfig, Writer, verify,
 };
 
 use sizes::Sizes;
@@ -187,6 +187,7 @@ impl Plant {
             path: path.to_owned(),
             boot: "boot".to_owned(),
             max_bytes,
+            full: Full::Evict,
             max_age: Duration::from_secs(30 * 86_400),
             linger: Duration::from_millis(100),
             lateness: Duration::from_secs(2),

@@ -22,7 +22,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 pub(crate) use model::{
-    Broker, ClockTrust, Config, Decode, EventTime, Filter, Identity, IdentityBy, Modules,
+    Broker, ClockTrust, Config, Decode, EventTime, Filter, Full, Identity, IdentityBy, Modules,
     MqttVersion, OnFailure, Pipeline, Route, Send, Source, SourceKind, TimeUnit, Uplink,
 };
 pub(crate) use report::Problems;

@@ -96,10 +96,22 @@ pub(crate) enum ClockTrust {
 pub(crate) struct Store {
     /// Bytes of database and write-ahead log together.
     pub(crate) max_size: u64,
+    /// What happens at that bound.
+    pub(crate) full: Full,
     /// Age at which history expires.
     pub(crate) max_age: Duration,
     /// How long a commit group waits for company.
     pub(crate) linger: Duration,
+}
+
+/// What happens when `store.max-size` is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// What matters least is given up.
+    #[default]
+    Evict,
+    /// Nothing undelivered is given up: sources wait.
+    Stop,
 }
 
 /// `[status]`

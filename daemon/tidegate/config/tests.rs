@@ -289,13 +289,14 @@ fn values_of_the_wrong_type_or_out_of_bounds() {
     check(
         &[(
             "[source.plant]",
-            "[status]\nlisten = \"localhost\"\n[modules]\nallow-unsigned = \"no\"\n[policy]\ngrants = [\"log\", \"allarm\", \"log\"]\n[source.plant]",
+            "[status]\nlisten = \"localhost\"\n[store]\nfull = \"stopp\"\n[modules]\nallow-unsigned = \"no\"\n[policy]\ngrants = [\"log\", \"allarm\", \"log\"]\n[source.plant]",
         )],
         &[
             "error tidegate.toml:4:10 `localhost` is no address to listen on",
-            "error tidegate.toml:6:18 `modules.allow-unsigned` is a string (write true or false)",
-            "error tidegate.toml:8:18 `allarm` is nothing that could be granted (did you mean `alarm`?)",
-            "error tidegate.toml:8:28 `log` is granted twice",
+            "error tidegate.toml:6:8 `stopp` is no value of `store.full` (did you mean `stop`?)",
+            "error tidegate.toml:8:18 `modules.allow-unsigned` is a string (write true or false)",
+            "error tidegate.toml:10:18 `allarm` is nothing that could be granted (did you mean `alarm`?)",
+            "error tidegate.toml:10:28 `log` is granted twice",
         ],
     );
 }
@@ -1229,7 +1230,7 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
         ],
     );
     has(&["gateway"], &["id", "state-dir", "clock"]);
-    has(&["store"], &["max-size", "max-age", "linger"]);
+    has(&["store"], &["max-size", "full", "max-age", "linger"]);
     has(&["status"], &["listen"]);
     has(
         &["alarms"],

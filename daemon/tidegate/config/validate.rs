@@ -9,8 +9,8 @@ use tidegate_domain::{alarm, limits};
 
 use super::Loaded;
 use super::model::{
-    Broker, ClockTrust, Config, Deploy, Gateway, Modules, Policy, SeriesDescription, SourceKind,
-    Status, Store, join,
+    Broker, ClockTrust, Config, Deploy, Full, Gateway, Modules, Policy, SeriesDescription,
+    SourceKind, Status, Store, join,
 };
 use super::mqtt::{Identity, check_identities, filter_matches};
 use super::pipeline::{Names, check_glob, pipeline};
@@ -348,11 +348,18 @@ fn gateway(cx: &mut Checker, root: &mut Section<'_>, host: &Host) -> Gateway {
 fn store(cx: &mut Checker, root: &mut Section<'_>) -> Store {
     let mut section = root.section(cx, "store");
     let max_size = section.size_or(cx, "max-size", MAX_SIZE_MIN..=MAX_SIZE_MAX, MAX_SIZE);
+    let full = section.choice(
+        cx,
+        "full",
+        &[("evict", Full::Evict), ("stop", Full::Stop)],
+        "evict",
+    );
     let max_age = section.duration_or(cx, "max-age", MAX_AGE_MIN..=MAX_AGE_MAX, MAX_AGE);
     let linger = section.duration_or(cx, "linger", Duration::ZERO..=LINGER_MAX, limits::LINGER);
     section.finish(cx);
     Store {
         max_size: max_size.value,
+        full: full.unwrap_or_default(),
         max_age: max_age.value,
         linger: linger.value,
     }

@@ -14,11 +14,12 @@ use anyhow::Context;
 use serde::Deserialize;
 use tidegate_domain::Ledger;
 use tidegate_status::View;
+use tidegate_store::Store;
 use tokio::sync::mpsc;
 
 use crate::log::RecentErrors;
 use crate::observe::Observer;
-use crate::wiring;
+use crate::{clock, gateway, wiring};
 
 /// How often the line is refreshed.
 const REFRESH: Duration = Duration::from_millis(500);
@@ -89,7 +90,9 @@ async fn demonstrate(
     let database = wiring::database(&config);
 
     let (told, mut summaries) = mpsc::channel(WAITING);
-    let mut gateway = wiring::start(&Arc::new(config), listener, recent)?;
+    wiring::make_state_dir(&config.gateway.state_dir)?;
+    let store = Store::open(gateway::store_config(&config)?, clock::now())?;
+    let mut gateway = wiring::start(&Arc::new(config), store, listener, recent)?;
     let observer = Arc::clone(gateway.observer());
     let mut sensors = tokio::spawn(sensors::run(port));
     let mut receiver = tokio::spawn(sensors::receive(

@@ -286,6 +286,7 @@ pub(crate) mod tests {
             },
             status: Status {
                 state: StatusState::Online,
+                store: "healthy",
                 version: "0.1.0".to_owned(),
                 boot: "b1".to_owned(),
                 clock_synced: true,

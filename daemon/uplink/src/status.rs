@@ -9,6 +9,8 @@ use tidegate_domain::delivery::Totals;
 pub struct Status {
     /// How the gateway is.
     pub state: StatusState,
+    /// How its store is, in the word of its page: `healthy`, `full`, …
+    pub store: &'static str,
     /// The daemon's version.
     pub version: String,
     /// The boot id that readings from before the clock was set refer to.

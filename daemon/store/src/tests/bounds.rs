@@ -102,6 +102,14 @@ fn an_outage_costs_the_least_important_and_gaps_say_what() {
         gaps.iter()
             .all(|(_, gap)| gap["pipeline"] == "temperature" && gap["reason"] == "size")
     );
+    assert!(
+        gaps.iter().any(|(_, gap)| gap["series"] == "*/temp"),
+        "{gaps:?}"
+    );
+    assert!(
+        gaps.iter().all(|(_, gap)| gap["series"].is_string()),
+        "{gaps:?}"
+    );
     let ledger = bench.check_balance().ledger;
     assert_eq!(ledger.uplinks["cloud"].waiting, 0);
     // Windows are summarised from memory, whatever history lost.

@@ -9,6 +9,7 @@ use tidegate_domain::outcome::{StateChange, StateDelta};
 use super::*;
 use crate::commit::Frozen;
 use crate::group::Group;
+use crate::trouble::Pressure;
 
 /// One step of a gateway's life: readings as (series, seconds before now, value), and how long it lasts.
 #[derive(Clone, Debug)]
@@ -179,6 +180,7 @@ fn a_commit_that_succeeded_and_said_otherwise_is_not_repeated() {
         idle: arrival,
         now,
         last: false,
+        room: Pressure::default().room(&crate::setup::Bounds::new(64 * 1024 * 1024)),
     });
     bench.advance(60 * SECOND);
     let again = bench.try_commit().unwrap().unwrap();

@@ -11,6 +11,7 @@ mod opening;
 mod orders;
 mod outbox;
 mod speed;
+mod trouble;
 mod unset;
 
 use std::collections::BTreeMap;
@@ -48,6 +49,7 @@ pub(crate) fn config() -> StoreConfig {
         path: PathBuf::new(),
         boot: "boot-1".to_owned(),
         max_bytes: 64 * 1024 * 1024,
+        full: Full::Evict,
         max_age: Duration::from_secs(30 * 86_400),
         linger: Duration::from_millis(100),
         lateness: Duration::from_secs(2),
@@ -80,6 +82,16 @@ impl Bench {
     pub(crate) fn with(mut config: StoreConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
         config.path = dir.path().join("store.db");
+        Self::beside(dir, config)
+    }
+
+    /// A store that lies elsewhere than in the bench's own directory.
+    pub(crate) fn at(mut config: StoreConfig, path: PathBuf) -> Self {
+        config.path = path;
+        Self::beside(tempfile::tempdir().unwrap(), config)
+    }
+
+    fn beside(dir: TempDir, config: StoreConfig) -> Self {
         let mut bench = Self {
             dir,
             config,

@@ -31,13 +31,21 @@ fn a_second_daemon_is_told_who_has_the_store() {
 fn a_newer_layout_is_refused_and_left_alone() {
     let bench = closed();
     execute(&bench, "PRAGMA user_version = 999");
+    let lock = crate::schema::beside(&bench.config.path, ".lock");
+    std::fs::write(&lock, "another\n").unwrap();
     let before = std::fs::read(&bench.config.path).unwrap();
     let error = open(&bench).unwrap_err();
     assert!(
         matches!(error, OpenError::TooNew { found: 999, .. }),
         "{error}"
     );
+    assert_eq!(error.state(), None);
     assert_eq!(std::fs::read(&bench.config.path).unwrap(), before);
+    assert_eq!(
+        std::fs::read(&lock).unwrap(),
+        b"another\n",
+        "not even the lock"
+    );
     assert!(matches!(
         verify(&bench.config.path),
         Err(VerifyError::NotAStore { .. })
@@ -45,23 +53,98 @@ fn a_newer_layout_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_foreign_database_is_refused() {
+fn a_newer_layout_that_is_in_the_log_alone_is_refused_and_left_alone() {
     let bench = closed();
-    std::fs::remove_file(&bench.config.path).unwrap();
-    execute(&bench, "CREATE TABLE t (x)");
-    assert!(matches!(
-        open(&bench).unwrap_err(),
-        OpenError::Foreign { .. }
-    ));
+    let newer = rusqlite::Connection::open(&bench.config.path).unwrap();
+    newer
+        .execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA user_version = 999")
+        .unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let mut config = bench.config.clone();
+    config.path = copy.path().join("store.db");
+    for ending in ["", "-wal"] {
+        let from = crate::schema::beside(&bench.config.path, ending);
+        std::fs::copy(from, crate::schema::beside(&config.path, ending)).unwrap();
+    }
+    let files = || {
+        let mut files: Vec<(std::path::PathBuf, Vec<u8>)> = std::fs::read_dir(copy.path())
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    assert!(before[1].1.len() > 4096, "the log holds it");
+    let error = Store::open(config, bench.arrival()).unwrap_err();
+    assert!(
+        matches!(error, OpenError::TooNew { found: 999, .. }),
+        "{error}"
+    );
+    assert!(files() == before, "nothing is touched");
 }
 
 #[test]
-fn garbage_is_refused_with_a_way_out() {
+fn a_foreign_database_is_refused_and_left_alone() {
     let bench = closed();
-    std::fs::write(&bench.config.path, vec![0x5a; 8192]).unwrap();
+    let dir = bench.config.path.parent().unwrap();
+    std::fs::remove_file(&bench.config.path).unwrap();
+    std::fs::remove_file(crate::schema::beside(&bench.config.path, ".lock")).unwrap();
+    execute(&bench, "CREATE TABLE t (x)");
+    let names = || {
+        let mut names: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|file| file.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = names();
     let error = open(&bench).unwrap_err();
-    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
-    assert!(error.to_string().contains("move it away"), "{error}");
+    assert!(matches!(error, OpenError::Foreign { .. }));
+    assert_eq!(error.state(), None);
+    assert_eq!(names(), before);
+}
+
+#[test]
+fn garbage_is_set_aside_and_the_uplinks_are_told() {
+    let mut bench = closed();
+    std::fs::write(&bench.config.path, vec![0x5a; 8192]).unwrap();
+    let recovered = bench.open();
+    assert!(recovered.created);
+    let stats = bench.writer().stats();
+    assert_eq!(stats.state, StoreState::Corrupt);
+    assert!(stats.acknowledges, "its successor works");
+    let [set] = &stats.set_aside[..] else {
+        panic!("{:?}", stats.set_aside)
+    };
+    assert_eq!(std::fs::read(&set.database).unwrap(), [0x5a; 8192]);
+    let items = bench.items();
+    let gap = items.iter().find(|(_, item)| item["reason"] == "corrupt");
+    assert_eq!(gap.unwrap().1["count"], serde_json::Value::Null);
+    let event = items
+        .iter()
+        .find(|(_, item)| item["code"] == "store-corrupt");
+    assert!(event.is_some());
+    // It is told once, and shown until somebody has seen it.
+    bench.close();
+    bench.open();
+    assert_eq!(bench.items().len(), items.len());
+    assert_eq!(bench.writer().stats().state, StoreState::Corrupt);
+    mark_seen(set).unwrap();
+    assert_eq!(bench.writer().look().unwrap().state, StoreState::Healthy);
+    bench.check_balance();
+}
+
+#[test]
+fn a_set_that_nobody_was_told_of_is_told_at_the_next_start() {
+    let mut bench = closed();
+    // As after a crash between setting aside and the first commit.
+    crate::aside::set_aside(&bench.config.path, "torn", 1, u64::MAX).unwrap();
+    bench.open();
+    assert_eq!(bench.items().len(), 2);
+    assert_eq!(bench.writer().stats().set_aside.len(), 1);
 }
 
 #[test]
@@ -78,10 +161,13 @@ fn a_damaged_page_is_an_error_and_no_panic() {
         let mut damaged = sound.clone();
         damaged[page * 4096..][..4096].fill(0xa7);
         std::fs::write(&bench.config.path, &damaged).unwrap();
-        // Whatever they find, they say it.
-        match open(&bench) {
-            Ok(store) => drop(store),
-            Err(error) => assert!(!error.to_string().is_empty()),
+        // Whatever they find, there is a store that works afterwards.
+        open(&bench).unwrap();
+        for ending in ["-wal", "-shm"] {
+            let beside = crate::schema::beside(&bench.config.path, ending);
+            if beside.exists() {
+                std::fs::remove_file(beside).unwrap();
+            }
         }
         std::fs::write(&bench.config.path, &damaged).unwrap();
         if let Ok(verification) = verify(&bench.config.path) {

@@ -16,7 +16,7 @@ use tidegate_domain::outcome::{
 };
 use tidegate_domain::{AckToken, Arrival, Batch, BatchOutcome, Quality, Value};
 use tidegate_store::{
-    Committed, Event, Input, Measures, PipelineConfig, Reader, Route, Send, SilenceConfig,
+    Committed, Event, Full, Input, Measures, PipelineConfig, Reader, Route, Send, SilenceConfig,
     SourceGap, Store, StoreConfig, UplinkConfig, Writer, verify,
 };
 
@@ -169,6 +169,7 @@ fn config(path: PathBuf, setting: Setting) -> StoreConfig {
         boot: "boot".to_owned(),
         path,
         max_bytes: if setting.tight { 1 << 20 } else { 64 << 20 },
+        full: Full::Evict,
         max_age: Duration::from_secs(if setting.short_lived {
             1800
         } else {

@@ -66,12 +66,13 @@ impl Envelope {
 pub(crate) fn status(gateway: &str, status: &Status, wall_ms: i64) -> Vec<u8> {
     let gateway = json_string(gateway);
     let state = status.state.as_str();
+    let store = json_string(status.store);
     let version = json_string(&status.version);
     let boot = json_string(&status.boot);
     let synced = status.clock_synced;
     let modules = &status.modules;
     format!(
-        r#"{{"v":1,"gateway":{gateway},"state":"{state}","version":{version},"boot":{boot},"clock":{{"synced":{synced},"time":{wall_ms}}},"modules":{modules}}}"#
+        r#"{{"v":1,"gateway":{gateway},"state":"{state}","store":{store},"version":{version},"boot":{boot},"clock":{{"synced":{synced},"time":{wall_ms}}},"modules":{modules}}}"#
     )
     .into_bytes()
 }
@@ -185,6 +186,7 @@ mod tests {
             "gw-0042",
             &Status {
                 state: StatusState::Degraded,
+                store: "full",
                 version: "0.1.0".to_owned(),
                 boot: "5f0c".to_owned(),
                 clock_synced: false,
@@ -195,7 +197,7 @@ mod tests {
         assert_eq!(
             String::from_utf8_lossy(&payload),
             concat!(
-                r#"{"v":1,"gateway":"gw-0042","state":"degraded","version":"0.1.0","boot":"5f0c","#,
+                r#"{"v":1,"gateway":"gw-0042","state":"degraded","store":"full","version":"0.1.0","boot":"5f0c","#,
                 r#""clock":{"synced":false,"time":1766000000000},"modules":[{"name":"range","version":"1.0.0"}]}"#
             )
         );

@@ -1,0 +1,343 @@
+//! Files and disks that are not as they should be, under the real daemon.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
+    reason = "a panic is a test's report, and its figures are small"
+)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use support::{
+    Broker, Collector, Daemon, Site, assert_numbers, configuration, numbered, verify, wait_for,
+};
+
+const READINGS: &str =
+    "[pipeline.p]\nfrom = [\"plant\"]\nto = [{ uplink = \"cloud\", send = \"readings\" }]\n";
+
+/// Waits until the page calls the store so.
+#[track_caller]
+fn wait_store(daemon: &Daemon, state: &str) -> Value {
+    wait_for(&format!("a store that is {state}"), || {
+        let (_, body) = daemon.get("/api/v1/status")?;
+        let status: Value = serde_json::from_str(&body).unwrap();
+        (status["store"]["state"] == state).then(|| status["store"].clone())
+    })
+}
+
+/// What the retained status message says now.
+fn status_message(broker: &Broker) -> Value {
+    let output = Command::new("mosquitto_sub")
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &broker.port.to_string(),
+            "-C",
+            "1",
+            "-W",
+            "20",
+        ])
+        .args(["-t", "tidegate/gw-test/status"])
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+}
+
+/// The store that cannot be used is waited for: nothing is taken in, the page says why, and then all of it is.
+fn waits_and_recovers(spoil: impl FnOnce(&Path), state: &str, repair: impl FnOnce(&Path)) {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let collector = Collector::start(broker.port, "tidegate/#");
+    let config = configuration(&site, &broker, READINGS);
+    spoil(&site.path("state"));
+    let mut daemon = Daemon::spawn(&config, &[]);
+    let store = wait_store(&daemon, state);
+    assert_eq!(store["acknowledges"], false);
+    assert!(!store["last_error"].as_str().unwrap().is_empty(), "{store}");
+    let (code, reasons) = daemon.get("/readyz").unwrap();
+    assert_eq!(code, 503);
+    assert!(
+        reasons.contains(&format!("the store is {state}")),
+        "{reasons}"
+    );
+    let (_, metrics) = daemon.get("/metrics").unwrap();
+    let line = format!("tidegate_store_state{{state=\"{state}\"}} 1");
+    assert!(metrics.contains(&line), "{metrics}");
+    assert!(
+        metrics.contains("tidegate_store_acknowledges 0"),
+        "{metrics}"
+    );
+    assert_eq!(
+        daemon.get("/healthz").unwrap().0,
+        200,
+        "nobody should restart it"
+    );
+    assert!(daemon.exited().is_none());
+    repair(&site.path("state"));
+    daemon.wait_ready();
+    broker.publish("plant/line1", (0..100).map(numbered));
+    daemon.wait_received("plant", 100);
+    daemon.wait_delivered();
+    assert_numbers(&collector.items("readings"), 100);
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_made_is_waited_for() {
+    waits_and_recovers(
+        |state| fs::write(state, "a file is in the way").unwrap(),
+        "degraded",
+        |state| fs::remove_file(state).unwrap(),
+    );
+}
+
+/// A file system of the test's own. Only root can mount one.
+struct Mount<'a>(&'a Path);
+
+impl<'a> Mount<'a> {
+    fn new(path: &'a Path, options: &str) -> Option<Self> {
+        fs::create_dir_all(path).unwrap();
+        let mounted = mount(&["-t", "tmpfs", "-o", options, "tmpfs"], path);
+        mounted.then_some(Self(path))
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let ended = Command::new("umount").arg("-l").arg(self.0).status();
+        assert!(ended.unwrap().success());
+    }
+}
+
+fn mount(arguments: &[&str], path: &Path) -> bool {
+    let output = Command::new("mount").args(arguments).arg(path).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_read_only_file_system_is_waited_for() {
+    let site = Site::new();
+    let state = site.path("mounted");
+    let Some(_mount) = Mount::new(&state, "size=64m") else {
+        eprintln!("not root: a file system cannot be mounted, and is not tested here");
+        return;
+    };
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(&site, &broker, READINGS);
+    site.write(
+        "conf.d/state.toml",
+        &format!("[gateway]\nstate-dir = \"{}\"\n", state.display()),
+    );
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/line1", (0..10).map(numbered));
+    daemon.wait_received("plant", 10);
+    assert_eq!(daemon.stop(), 0);
+    assert!(mount(&["-o", "remount,ro"], &state));
+    let mut daemon = Daemon::spawn(&config, &[]);
+    wait_store(&daemon, "read-only");
+    broker.publish("plant/line1", (10..20).map(numbered));
+    assert!(daemon.exited().is_none());
+    assert!(mount(&["-o", "remount,rw"], &state));
+    daemon.wait_ready();
+    daemon.wait_received("plant", 20);
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// Overwrites whatever SQLite has written, as a disk that returns garbage.
+fn spoil(database: &Path) {
+    for (ending, from) in [("", 0), ("-wal", 32)] {
+        let path = format!("{}{ending}", database.display());
+        let Ok(file) = fs::OpenOptions::new().write(true).open(&path) else {
+            continue;
+        };
+        let length = file.metadata().unwrap().len();
+        if length > from {
+            let garbage = vec![0xa7; usize::try_from(length - from).unwrap()];
+            file.write_all_at(&garbage, from).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_garbage_store_is_set_aside_and_the_gateway_goes_on() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let collector = Collector::start(broker.port, "tidegate/#");
+    let config = configuration(&site, &broker, READINGS);
+    let garbage = "this is no database\n".repeat(500);
+    site.write("state/tidegate.db", &garbage);
+    let mut daemon = Daemon::start(&config);
+    let store = wait_store(&daemon, "corrupt");
+    assert_eq!(store["acknowledges"], true, "its successor works");
+    let set = store["set_aside"][0]["dir"].as_str().unwrap();
+    assert_eq!(
+        fs::read_to_string(format!("{set}/tidegate.db")).unwrap(),
+        garbage
+    );
+    broker.publish("plant/line1", (0..10).map(numbered));
+    daemon.wait_received("plant", 10);
+    daemon.wait_delivered();
+    assert_eq!(collector.items("event")[0]["code"], "store-corrupt");
+    assert_eq!(collector.items("gap")[0]["count"], Value::Null);
+    assert_eq!(collector.items("gap")[0]["reason"], "corrupt");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_database_that_is_damaged_under_the_daemon_is_replaced_and_nothing_acknowledged_later_is_lost()
+{
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let collector = Collector::start(broker.port, "tidegate/#");
+    let config = configuration(&site, &broker, READINGS);
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/line1", (0..50).map(numbered));
+    daemon.wait_received("plant", 50);
+    daemon.wait_delivered();
+    spoil(&site.path("state/tidegate.db"));
+    let (mut sent, mut publishes) = (50, 0);
+    // Whoever reads first finds it: the uplink, for what comes now.
+    wait_for("the damage to be noticed", || {
+        publishes += 1;
+        broker.publish("plant/line1", (sent..sent + 50).map(numbered));
+        sent += 50;
+        let (_, body) = daemon.get("/api/v1/status")?;
+        let status: Value = serde_json::from_str(&body).unwrap();
+        (status["store"]["set_aside"] != Value::Array(vec![])).then_some(())
+    });
+    daemon.wait_ready();
+    assert_eq!(wait_store(&daemon, "corrupt")["acknowledges"], true);
+    broker.publish("plant/line1", (sent..sent + 50).map(numbered));
+    wait_for("the last reading", || {
+        let items = collector.items("readings");
+        items
+            .iter()
+            .any(|item| item["value"] == sent + 49)
+            .then_some(())
+    });
+    daemon.wait_delivered();
+    let events = collector.items("event");
+    assert!(
+        events.iter().any(|event| event["code"] == "store-corrupt"),
+        "{events:?}"
+    );
+    let gaps = collector.items("gap");
+    assert!(
+        gaps.iter()
+            .any(|gap| gap["reason"] == "corrupt" && gap["count"].is_null()),
+        "{gaps:?}"
+    );
+    wait_for("a status message that says so", || {
+        let status = status_message(&broker);
+        (status["state"] == "degraded" && status["store"] == "corrupt").then_some(())
+    });
+    assert!(daemon.exited().is_none(), "one process all the time");
+    assert_eq!(daemon.stop(), 0);
+    let (code, report) = verify(&config);
+    assert_eq!(code, 0, "{report}");
+}
+
+#[cfg(feature = "test-faults")]
+#[test]
+fn a_ledger_that_does_not_match_its_rows_is_told_on_the_page_and_up_the_line() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let collector = Collector::start(broker.port, "tidegate/#");
+    let config = configuration(&site, &broker, READINGS);
+    let soon = [("TIDEGATE_TEST_RECOUNT_AFTER_MS", "0")];
+    let mut daemon = Daemon::spawn(&config, &soon);
+    daemon.wait_ready();
+    broker.publish("plant/line1", (0..100).map(numbered));
+    daemon.wait_received("plant", 100);
+    daemon.wait_delivered();
+    let recount = |daemon: &Daemon| {
+        wait_for("a recount", || {
+            let recount = daemon.json("/api/v1/status")["store"]["recount"].clone();
+            (!recount.is_null()).then_some(recount)
+        })
+    };
+    assert_eq!(recount(&daemon)["differences"], 0);
+    assert_eq!(daemon.stop(), 0);
+    let database = rusqlite::Connection::open(site.path("state/tidegate.db")).unwrap();
+    database
+        .execute(
+            "DELETE FROM history WHERE id = (SELECT min(id) FROM history)",
+            [],
+        )
+        .unwrap();
+    drop(database);
+    let mut daemon = Daemon::spawn(&config, &soon);
+    daemon.wait_ready();
+    let found = recount(&daemon);
+    assert!(found["differences"].as_u64() > Some(0), "{found}");
+    assert!(
+        found["named"][0].as_str().unwrap().contains("pipeline p"),
+        "{found}"
+    );
+    let (_, metrics) = daemon.get("/metrics").unwrap();
+    assert!(
+        metrics.contains("tidegate_ledger_recount_differences 1"),
+        "{metrics}"
+    );
+    let event = wait_for("the event", || {
+        let events = collector.items("event");
+        events
+            .into_iter()
+            .find(|event| event["code"] == "ledger-mismatch")
+    });
+    assert_eq!(
+        event["data"]["differences"][0]["scope"], "pipeline p",
+        "{event}"
+    );
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 1, "nothing was repaired");
+}
+
+#[test]
+fn stop_keeps_everything_until_the_line_is_back() {
+    const COUNT: u64 = 40_000;
+    let site = Site::new();
+    let plant = Broker::start(&site, "plant");
+    let mut cloud = Broker::start(&site, "cloud");
+    let config = configuration(&site, &plant, READINGS);
+    site.write(
+        "conf.d/stop.toml",
+        &format!(
+            "[store]\nmax-size = \"4MiB\"\nfull = \"stop\"\n[uplink.cloud]\nurl = \"{}\"\n",
+            cloud.url()
+        ),
+    );
+    let mut daemon = Daemon::start(&config);
+    cloud.stop();
+    plant.publish("plant/line1", (0..COUNT).map(numbered));
+    let store = wait_store(&daemon, "full");
+    assert_eq!(store["acknowledges"], false);
+    assert!(
+        store["last_error"].as_str().unwrap().contains("store.full"),
+        "{store}"
+    );
+    cloud.resume();
+    daemon.wait_received("plant", COUNT);
+    daemon.wait_delivered();
+    assert_eq!(wait_store(&daemon, "healthy")["acknowledges"], true);
+    let ledger = daemon.ledger();
+    assert_eq!(ledger["uplinks"]["cloud"]["evicted"], 0, "{ledger}");
+    assert_eq!(
+        ledger["uplinks"]["cloud"]["delivered"],
+        ledger["uplinks"]["cloud"]["queued"]
+    );
+    assert_eq!(daemon.stop(), 0);
+    let (code, report) = verify(&config);
+    assert_eq!(code, 0, "{report}");
+}
