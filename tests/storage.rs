@@ -18,7 +18,8 @@ use std::process::Command;
 
 use serde_json::Value;
 use support::{
-    Broker, Collector, Daemon, Site, assert_numbers, configuration, numbered, verify, wait_for,
+    Broker, Collector, Daemon, Site, assert_numbers, configuration, numbered, tidegate, verify,
+    wait_for,
 };
 
 const READINGS: &str =
@@ -191,7 +192,101 @@ fn a_garbage_store_is_set_aside_and_the_gateway_goes_on() {
     assert_eq!(collector.items("event")[0]["code"], "store-corrupt");
     assert_eq!(collector.items("gap")[0]["count"], Value::Null);
     assert_eq!(collector.items("gap")[0]["reason"], "corrupt");
+    // Whoever runs the doctor has seen it, beside the running gateway.
+    let (code, report) = doctor(&config);
+    assert_eq!(code, 0, "{report}");
+    let about = |about: &str| {
+        let findings = report["findings"].as_array().unwrap();
+        findings
+            .iter()
+            .find(|finding| finding["about"] == about)
+            .unwrap_or_else(|| panic!("nothing about {about}: {report}"))
+            .clone()
+    };
+    assert!(
+        about("set aside")["what"].as_str().unwrap().contains(set),
+        "{report}"
+    );
+    assert_eq!(about("ledger")["level"], "good");
+    let lock = about("lock")["what"].as_str().unwrap().to_owned();
+    assert!(lock.contains(&daemon.pid().to_string()), "{lock}");
+    assert_eq!(wait_store(&daemon, "healthy")["set_aside"][0]["dir"], set);
     assert_eq!(daemon.stop(), 0);
+}
+
+/// `tidegate doctor --json`: exit code and output.
+fn doctor(config: &Path) -> (i32, Value) {
+    let output = tidegate()
+        .args(["doctor", "--json", "--config"])
+        .arg(config)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let report = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}\n{errors}"));
+    (output.status.code().unwrap(), report)
+}
+
+#[test]
+fn what_is_readable_of_a_damaged_store_is_salvaged_and_goes_up_the_line() {
+    const COUNT: u64 = 3_000;
+    let site = Site::new();
+    let plant = Broker::start(&site, "plant");
+    let mut cloud = Broker::start(&site, "cloud");
+    let config = configuration(&site, &plant, READINGS);
+    site.write(
+        "conf.d/cloud.toml",
+        &format!("[uplink.cloud]\nurl = \"{}\"\n", cloud.url()),
+    );
+    let mut daemon = Daemon::start(&config);
+    cloud.stop();
+    plant.publish("plant/line1", (0..COUNT).map(numbered));
+    daemon.wait_received("plant", COUNT);
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(doctor(&config).0, 0);
+    // One page in the middle is gone, and with it whatever SQLite finds by way of it.
+    let database = site.path("state/tidegate.db");
+    let file = fs::OpenOptions::new().write(true).open(&database).unwrap();
+    let pages = file.metadata().unwrap().len() / 4096;
+    file.write_all_at(&[0xa7; 4096], pages / 2 * 4096).unwrap();
+    drop(file);
+    assert_eq!(doctor(&config).0, 1, "it is found");
+    let salvaged = site.path("salvaged.db");
+    let output = tidegate()
+        .args(["doctor", "salvage", "--json"])
+        .arg(&database)
+        .arg("--to")
+        .arg(&salvaged)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (saved, lost) = (&report["items"]["saved"], &report["items"]["lost"]);
+    assert_eq!(
+        saved.as_u64().unwrap() + lost.as_u64().unwrap(),
+        COUNT,
+        "{report}"
+    );
+    assert!(saved.as_u64().unwrap() > COUNT / 2, "{report}");
+    fs::rename(&salvaged, &database).unwrap();
+    let (code, report) = doctor(&config);
+    assert_eq!(code, 0, "{report}");
+    cloud.resume();
+    let collector = Collector::start(cloud.port, "tidegate/#");
+    let mut daemon = Daemon::start(&config);
+    daemon.wait_delivered();
+    wait_for("the saved readings", || {
+        (collector.items("readings").len() as u64 == saved.as_u64().unwrap()).then_some(())
+    });
+    let gaps = collector.items("gap");
+    let told: u64 = gaps.iter().filter_map(|gap| gap["count"].as_u64()).sum();
+    assert_eq!(told, lost.as_u64().unwrap(), "{gaps:?}");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
 }
 
 #[test]

@@ -206,6 +206,12 @@ impl Observer {
 
     fn take_sample(&self) {
         let ledger = self.ledger();
+        // Before `sampled` is locked: whoever needs both takes this one first.
+        let (store, set) = {
+            let observed = lock(&self.observed);
+            (observed.stats.state, observed.stats.clock.set)
+        };
+        let says = gateway::status(store, clock::now().synced || set, &self.modules);
         let config = &self.config;
         let source = |name: &str| ledger.sources.get(name).map_or(0, |counts| counts.received);
         let pipeline = |name: &str| {
@@ -258,11 +264,6 @@ impl Observer {
                 now,
             );
         }
-        let (store, set) = {
-            let observed = lock(&self.observed);
-            (observed.stats.state, observed.stats.clock.set)
-        };
-        let says = gateway::status(store, clock::now().synced || set, &self.modules);
         for (index, handle) in self.uplinks.iter().enumerate() {
             handle.set_status(says.clone());
             let status = handle.status();

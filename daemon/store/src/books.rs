@@ -259,7 +259,7 @@ impl Books {
     }
 }
 
-const DROPPED: &str = "dropped.";
+pub(crate) const DROPPED: &str = "dropped.";
 
 /// The place of a counter in the ledger; `None` for the store's own.
 fn field<'a>(

@@ -151,7 +151,7 @@ pub(crate) fn register(
 }
 
 /// Eight bytes that no other gateway and no earlier database has.
-fn random() -> [u8; 8] {
+pub(crate) fn random() -> [u8; 8] {
     let mut bytes = [0; 8];
     if let Err(error) = getrandom::fill(&mut bytes) {
         // Only a kernel older than 3.17 that is still booting answers this way; the time makes a fair substitute.

@@ -844,6 +844,11 @@ pub(crate) fn kind_and_priority(lane: i64) -> (i64, i64) {
     (lane >> 2, lane & 3)
 }
 
+/// The number of the uplink in an item's id.
+pub(crate) fn uplink_of(item: i64) -> i64 {
+    item >> (COUNTER_BITS + 5)
+}
+
 /// The lane in an item's id.
 pub(crate) fn lane_of(item: i64) -> i64 {
     item >> COUNTER_BITS

@@ -17,7 +17,7 @@ use crate::setup::Setup;
 use crate::unset::{self, Kind, RowMark};
 
 /// What a row takes beside its texts and bytes.
-const ROW_BYTES: usize = 100;
+pub(crate) const ROW_BYTES: usize = 100;
 /// Rows that one commit gives up at most for age.
 const BITE: usize = 256;
 

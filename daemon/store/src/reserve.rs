@@ -107,7 +107,8 @@ fn fill(file: &mut File, bytes: u64) -> io::Result<()> {
 }
 
 /// Bytes that the file system of a path gives to us; `None` where it does not say.
-pub(crate) fn available(path: &Path) -> Option<u64> {
+#[must_use]
+pub fn available(path: &Path) -> Option<u64> {
     let found = statvfs(parent(path)).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }

@@ -165,7 +165,10 @@ pub(crate) fn beside(database: &Path, ending: &str) -> PathBuf {
 
 /// Refuses a database that this version must not touch, without touching it. What is damaged, or cannot be read, passes:
 /// opening it says why.
-pub(crate) fn accept(path: &Path) -> Result<(), OpenError> {
+///
+/// # Errors
+/// It is of a newer version, or of another program.
+pub fn accept(path: &Path) -> Result<(), OpenError> {
     match peek(path) {
         Some(found) => accept_layout(path, found),
         None => Ok(()),

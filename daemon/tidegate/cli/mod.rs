@@ -5,6 +5,7 @@ mod check;
 mod compile;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod history;
 mod ledger;
 mod module;
@@ -55,6 +56,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Print what came in, what became of it and what left
     Ledger(ledger::Arguments),
+    /// Look at every file of the state directory and say what is wrong; salvage a damaged database
+    Doctor(doctor::Arguments),
     /// Print the state of the running gateway
     Status(status::Arguments),
     /// See which alarms hold
@@ -121,6 +124,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Ledger(arguments) => ledger::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Alarm(command) => alarm::run(&command),
         Command::History(arguments) => history::run(&arguments),

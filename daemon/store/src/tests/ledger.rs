@@ -238,3 +238,45 @@ fn quarantine_is_listed_with_its_reasons() {
     assert_eq!(first, list[..1]);
     assert_eq!(page(Some(first[0].id)).unwrap(), list[1..]);
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// Whatever comes and goes between its transactions, a recount of a sound store finds nothing.
+    #[test]
+    fn a_recount_beside_a_writer_finds_what_is_there(
+        samples in samples(),
+        rows in 1usize..6,
+        max_kib in 1024u64..4096,
+    ) {
+        let mut config = config();
+        config.max_bytes = max_kib * 1024;
+        config.pipelines[0].to.push(Route { uplink: 0, send: Send::Readings, priority: Priority::Low });
+        let mut bench = Bench::with(config);
+        let mut recount = Recount::of_rows(&bench.config.path, rows);
+        let mut done = 0;
+        for round in 0..6 {
+            for sample in &samples {
+                let outcome = outcome(&bench, sample);
+                bench.apply(outcome);
+                if let Some((seq, delivered)) = sample.settle {
+                    let verdict = if delivered { Verdict::Delivered } else { Verdict::Rejected { reason: String::new() } };
+                    bench.settle(seq + round * 30, verdict);
+                }
+                bench.commit();
+                for _ in 0..4 {
+                    if let Some(found) = recount.step().unwrap() {
+                        prop_assert_eq!(found.differences, []);
+                        prop_assert_eq!(found.ledger, found.recounted);
+                        recount = Recount::of_rows(&bench.config.path, rows);
+                        done += 1;
+                    }
+                }
+                bench.advance(20 * SECOND);
+            }
+        }
+        while recount.step().unwrap().is_none() {}
+        prop_assert!(done < 1000);
+        bench.check_balance();
+    }
+}

@@ -10,6 +10,7 @@ mod ledger;
 mod opening;
 mod orders;
 mod outbox;
+mod salvage;
 mod speed;
 mod trouble;
 mod unset;
