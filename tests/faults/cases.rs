@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::fs;
-use std::process::Command;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::Instant;
 
@@ -14,7 +16,7 @@ use crate::rng::Rng;
 use crate::stand::Stand;
 use crate::support::proxy::{Line, Proxy};
 use crate::support::sizes::Sizes;
-use crate::support::{BEGIN, Site, can, wait_for};
+use crate::support::{BEGIN, Site, can, signal, wait_for};
 
 /// One case of the suite.
 #[derive(Clone, Debug)]
@@ -41,12 +43,14 @@ pub(crate) enum Kind {
     PowerCut,
     /// The disk is full for a while.
     NoSpace,
-    /// The n-th write fails, and then every so many.
+    /// The n-th write of the writer fails, and then every so many.
     WriteError,
-    /// The n-th sync fails, and then every so many.
+    /// The n-th sync of the writer fails, and then every so many.
     SyncError,
     /// The file system turns read-only.
     ReadOnly,
+    /// Pages of the database are overwritten, its first among them.
+    Damage,
     /// Every sync takes long.
     SlowDisk,
     /// Both brokers are restarted.
@@ -64,7 +68,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Kill,
         Self::StartKill,
         Self::SyncKill,
@@ -73,6 +77,7 @@ impl Kind {
         Self::WriteError,
         Self::SyncError,
         Self::ReadOnly,
+        Self::Damage,
         Self::SlowDisk,
         Self::Brokers,
         Self::BadLine,
@@ -104,7 +109,12 @@ impl Kind {
             | Self::SlowDisk => can("make calls fail", &["strace"]),
             Self::Loss => can("drop packets", &["nft"]),
             Self::Clock => can("set a clock", &["faketime"]),
-            Self::Kill | Self::Brokers | Self::BadLine | Self::CutOff | Self::Outage => true,
+            Self::Kill
+            | Self::Damage
+            | Self::Brokers
+            | Self::BadLine
+            | Self::CutOff
+            | Self::Outage => true,
         }
     }
 }
@@ -162,6 +172,7 @@ impl Case {
             Kind::WriteError => run.errors("pwrite64"),
             Kind::SyncError => run.errors("fsync,fdatasync"),
             Kind::ReadOnly => run.read_only(),
+            Kind::Damage => run.damage(),
             Kind::SlowDisk => run.slow_disk(),
             Kind::Brokers => run.brokers(),
             Kind::BadLine => run.bad_line(),
@@ -223,11 +234,7 @@ impl<'a> Run<'a> {
         };
         let mut gateway = self.gateway(Site::new(), plan);
         let kill = format!("fsync,fdatasync:signal=SIGKILL:when={}", self.case.strikes);
-        let mut words = injecting(&kill);
-        let thread = gateway.daemon.thread("writer").to_string();
-        words.retain(|word| word != "-D" && word != "-f");
-        words.extend(["-p".to_owned(), thread]);
-        let mut strace = Command::new(&words[0]).args(&words[1..]).spawn().unwrap();
+        let mut strace = attach(&gateway, &kill);
         gateway.daemon.wait_exit();
         strace.wait().unwrap();
         gateway.revive();
@@ -261,6 +268,8 @@ impl<'a> Run<'a> {
         line.set(Line::Refuse);
         let plan = Plan {
             rate: 1500,
+            // What the disk can hold, the space included that is kept back.
+            max_size: "32MiB",
             uplink_port: Some(line.port),
             ..Plan::on(&disk)
         };
@@ -295,11 +304,14 @@ impl<'a> Run<'a> {
         let inject = format!("{calls}:error={error}:when={first}..{last}+{every}");
         let plan = Plan {
             linger: "5ms",
-            under: injecting(&inject),
             ..Plan::default()
         };
         let gateway = self.gateway(Site::new(), plan);
+        // At the writer, which goes on in one thread: every attempt to open a store has a new one, and strace counts for each.
+        let mut strace = attach(&gateway, &inject);
         gateway.wait_published(3000);
+        signal(strace.id(), "TERM");
+        strace.wait().unwrap();
         self.judge(gateway)
     }
 
@@ -322,6 +334,21 @@ impl<'a> Run<'a> {
             disk.repair();
             gateway.revive();
         }
+        self.judge(gateway)
+    }
+
+    fn damage(mut self) -> Judged {
+        let mut gateway = self.gateway(Site::new(), Plan::default());
+        for _ in 0..self.case.strikes {
+            gateway.daemon.wait_ready();
+            gateway.wait_published(300);
+            gateway.kill();
+            overwrite(&gateway.database(), &mut self.rng);
+            gateway.expect_replacement();
+            gateway.revive();
+            gateway.wait_state("corrupt");
+        }
+        gateway.wait_published(300);
         self.judge(gateway)
     }
 
@@ -593,6 +620,25 @@ impl Plan {
     }
 }
 
+/// Fills the beginnings of database and write-ahead log, and some pages of both, with noise.
+fn overwrite(database: &Path, rng: &mut Rng) {
+    const PAGE: u64 = 4096;
+    for ending in ["", "-wal"] {
+        let mut path = database.as_os_str().to_owned();
+        path.push(ending);
+        let Ok(file) = fs::OpenOptions::new().write(true).open(&path) else {
+            // Whoever ended just now had written the log back.
+            continue;
+        };
+        let pages = file.metadata().unwrap().len().div_ceil(PAGE).max(1);
+        for strike in 0..8 {
+            let page = if strike == 0 { 0 } else { rng.within(0..pages) };
+            let noise: Vec<u8> = (0..PAGE).map(|_| rng.within(0..256) as u8).collect();
+            file.write_all_at(&noise, page * PAGE).unwrap();
+        }
+    }
+}
+
 /// Has strace make calls of the daemon fail, be slow, or kill. It counts for each thread. The daemon is the process that
 /// was started, and strace its grandchild.
 fn injecting(what: &str) -> Vec<String> {
@@ -615,6 +661,14 @@ fn injecting(what: &str) -> Vec<String> {
         words.push("--seccomp-bpf");
     }
     words.into_iter().map(str::to_owned).collect()
+}
+
+/// The same for the writer of a daemon that runs, until the returned strace is ended.
+fn attach(gateway: &Gateway<'_>, what: &str) -> Child {
+    let mut words = injecting(what);
+    words.retain(|word| word != "-D" && word != "-f" && word != "--seccomp-bpf");
+    words.extend(["-p".to_owned(), gateway.daemon.thread("writer").to_string()]);
+    Command::new(&words[0]).args(&words[1..]).spawn().unwrap()
 }
 
 /// The first few, in words.

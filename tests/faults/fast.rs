@@ -58,6 +58,11 @@ fn a_disk_that_turns_read_only() {
 }
 
 #[test]
+fn a_damaged_database() {
+    check(Kind::Damage, &[2]);
+}
+
+#[test]
 fn a_slow_disk() {
     check(Kind::SlowDisk, &[1]);
 }

@@ -61,6 +61,7 @@ pub(crate) struct Gateway<'a> {
     config: PathBuf,
     feeds: BTreeMap<&'static str, Feed>,
     kills: u64,
+    replaced: BTreeMap<String, u64>,
     /// Series for which an alarm must come.
     pub(crate) alarms: BTreeSet<String>,
     pub(crate) site: Site,
@@ -83,6 +84,7 @@ impl<'a> Gateway<'a> {
             config,
             feeds: BTreeMap::new(),
             kills: 0,
+            replaced: BTreeMap::new(),
             alarms: BTreeSet::new(),
             site,
         };
@@ -127,6 +129,16 @@ impl<'a> Gateway<'a> {
         self.daemon.signal("STOP");
         disk.cut();
         self.kill();
+    }
+
+    /// Notes that the database will be replaced. Whatever the daemon had of the sensors at its end, the broker has told
+    /// them of by now or within a window of messages.
+    pub(crate) fn expect_replacement(&mut self) {
+        self.wait_published(200);
+        for (source, feed) in &self.feeds {
+            self.replaced
+                .insert((*source).to_owned(), feed.acknowledged());
+        }
     }
 
     /// Starts a daemon that has ended again, as it is without faults.
@@ -197,6 +209,7 @@ impl<'a> Gateway<'a> {
         let mut history = History {
             window: WINDOW,
             kills: self.kills,
+            replaced: self.replaced.clone(),
             alarms: self.alarms.clone(),
             ..History::default()
         };

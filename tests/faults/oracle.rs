@@ -34,8 +34,15 @@ pub(crate) struct History {
     pub(crate) verified: (i32, Value),
     /// Length of the windows, milliseconds.
     pub(crate) window: i64,
-    /// The database was replaced: its counts tell of what came later alone.
-    pub(crate) replaced: bool,
+    /// By source, where the database was replaced: the number from which on nothing can have been in the old one. Counts
+    /// tell of what came later alone.
+    pub(crate) replaced: BTreeMap<String, u64>,
+}
+
+impl History {
+    fn is_replaced(&self) -> bool {
+        !self.replaced.is_empty()
+    }
 }
 
 /// A numbered message as the receiver got it.
@@ -185,7 +192,7 @@ impl<'a> Judge<'a> {
                 None => {}
             }
         }
-        if streams.len() > 1 && !self.history.replaced {
+        if streams.len() > 1 && !self.history.is_replaced() {
             self.ledger_problem(format!("{} streams of one database", streams.len()));
         }
     }
@@ -240,7 +247,7 @@ impl<'a> Judge<'a> {
         let last = streams.len().saturating_sub(1);
         for (index, (stream, seqs, named)) in streams {
             // Of a database that was set aside, what waited is gone, and a gap without numbers says so.
-            if self.history.replaced && index < last {
+            if self.history.is_replaced() && index < last {
                 continue;
             }
             let end = seqs.last().copied().unwrap_or(0);
@@ -309,8 +316,14 @@ impl<'a> Judge<'a> {
             let quarantined = quarantined.min(missing.len() as u64);
             self.verdict.quarantined += quarantined;
             missing_in_all += missing.len() as u64 - quarantined;
+            // What waited in a database that was replaced is told as a gap of unknown size; it excuses nothing that came later.
+            let later = self.history.replaced.get(source);
+            let excused = |sent: &Sent| match later {
+                Some(&from) => told.unknown && sent.n < from,
+                None => told.unknown || told.covers(sent.time),
+            };
             let lost: Vec<u64> = (missing.iter())
-                .filter(|sent| !told.unknown && !told.covers(sent.time))
+                .filter(|sent| !excused(sent))
                 .map(|sent| sent.n)
                 .collect();
             if lost.len() as u64 > quarantined.min(self.history.kills / 2) {
@@ -321,7 +334,7 @@ impl<'a> Judge<'a> {
             let counted = self.count(&["sources", source, "redelivered"]);
             let resent = self.history.resent.get(source).copied().unwrap_or(0);
             let bound = counted + resent;
-            if twice > bound && !self.history.replaced {
+            if twice > bound && !self.history.is_replaced() {
                 let source = source.clone();
                 self.violations.push(Violation::Doubled {
                     source,
@@ -338,7 +351,7 @@ impl<'a> Judge<'a> {
                 told.count
             ));
         }
-        if !self.history.replaced {
+        if !self.history.is_replaced() {
             self.add_up("raw", items.len() as u64, told.count);
         }
     }
@@ -415,7 +428,7 @@ impl<'a> Judge<'a> {
             got.entry((series, from)).or_default().add(&sum);
         }
         let told = self.told("sums");
-        if self.history.replaced {
+        if self.history.is_replaced() {
             return;
         }
         if told.count == 0 {
@@ -475,7 +488,7 @@ impl<'a> Judge<'a> {
                 self.ledger_problem(format!("{items} items {what} at the end"));
             }
         }
-        if self.history.replaced {
+        if self.history.is_replaced() {
             return;
         }
         let delivered = self.count(&["uplinks", "cloud", "delivered"]);
@@ -722,6 +735,31 @@ mod tests {
             check(
                 |violation| matches!(violation, Violation::Ledger { .. }),
                 |history| evict(history, count),
+            );
+        }
+    }
+
+    #[test]
+    fn a_database_that_was_replaced_excuses_what_came_before_it_alone() {
+        // The old one is a stream that ends; the new one begins at 1 with the gap.
+        let replaced = |history: &mut History, told: bool, from: u64| {
+            history.received.remove(1);
+            history.replaced = [("plant".to_owned(), from), ("hall".to_owned(), 20)].into();
+            let gap = json!({"from": 1, "to": 2, "count": null, "reason": "corrupt"});
+            history.received.push(Message {
+                stream: "t".to_owned(),
+                seq: 1,
+                kind: if told { "gap" } else { "event" }.to_owned(),
+                items: vec![gap],
+            });
+        };
+        let mut history = sound();
+        replaced(&mut history, true, 10);
+        judge(&history).unwrap();
+        for (told, from) in [(false, 10), (true, 7)] {
+            check(
+                |violation| matches!(violation, Violation::Lost { source, .. } if source == "plant"),
+                |history| replaced(history, told, from),
             );
         }
     }

@@ -629,7 +629,7 @@ fn unchunk(mut body: &str) -> String {
     text
 }
 
-fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     assert!(
         Command::new("kill")
             .arg(format!("-{name}"))

@@ -200,6 +200,10 @@ impl Writer {
 
     /// Opens the database anew and loads what is committed.
     fn reopen(&mut self, now: Instant) -> Result<(), CommitError> {
+        // A group can be larger than all that the file held when the disk was full: with room again, it may grow.
+        if self.pressure.is_tight() && self.reserve.make() {
+            self.pressure.tight = None;
+        }
         let path = &self.setup.config.path;
         let relief = self.pressure.relief;
         let file_bytes = self.pressure.file_bytes(&self.setup.bounds);

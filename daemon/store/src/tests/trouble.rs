@@ -303,6 +303,47 @@ fn on_a_full_disk_what_comes_in_takes_the_place_of_what_is_given_up() {
 }
 
 #[test]
+fn a_group_larger_than_the_file_was_commits_once_the_disk_has_room() {
+    let Some(disk) = Disk::mount(16 * 1024) else {
+        return;
+    };
+    let mut config = config();
+    config.max_bytes = 16 * 1024 * 1024;
+    config.pipelines[0].to[0].send = Send::Readings;
+    let mut bench = Bench::at(config, disk.dir.path().join("store.db"));
+    let ballast = disk.dir.path().join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut file, &[7; 4096]).is_ok() {}
+    drop(file);
+    let readings: Vec<_> = (0..8192)
+        .map(|n| ("a/temp", n, f64::from(i32::try_from(n).unwrap()).sin()))
+        .collect();
+    let outcome = bench.outcome(&readings);
+    bench.apply(outcome);
+    for _ in 0..3 {
+        bench.advance(20 * SECOND);
+        let error = bench.try_commit().unwrap_err();
+        assert_eq!(error.state, StoreState::Full, "{error:?}");
+    }
+    std::fs::remove_file(ballast).unwrap();
+    bench.advance(20 * SECOND);
+    let mut acknowledged = 0;
+    for _ in 0..3 {
+        if let Some(committed) = bench.try_commit().unwrap() {
+            acknowledged += committed.acks.len();
+        }
+        bench.advance(20 * SECOND);
+    }
+    assert!(acknowledged > 0);
+    bench.writer().look();
+    assert_eq!(bench.writer().stats().state, StoreState::Healthy);
+    assert_eq!(
+        bench.check_balance().ledger.pipelines["temperature"].stored,
+        8192
+    );
+}
+
+#[test]
 fn a_reader_that_does_not_let_go_stops_the_log_at_its_bound() {
     let mut config = config();
     config.max_bytes = MAX_BYTES;
