@@ -429,20 +429,17 @@ impl Daemon {
 
     /// The number of the daemon's thread of a name.
     pub(crate) fn thread(&self, name: &str) -> u32 {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
-        let mut threads = threads.map(|thread| thread.unwrap().path());
         let of_name = |path: &PathBuf| {
             fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
         };
-        let thread = threads.find(of_name);
-        let thread = thread.unwrap_or_else(|| panic!("the daemon has no thread {name}"));
-        thread
-            .file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .parse()
-            .unwrap()
+        // The list can leave a thread out while another one ends.
+        wait_for(&format!("the thread {name}"), || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
+            let thread = threads
+                .filter_map(|thread| Some(thread.ok()?.path()))
+                .find(of_name)?;
+            thread.file_name()?.to_str()?.parse().ok()
+        })
     }
 
     pub(crate) fn log(&self) -> String {
