@@ -1,7 +1,7 @@
 //! Filters: WebAssembly components, compiled ahead of time and run with bounds, in chains over columns of readings.
 //!
 //! The way of a batch: [`Pipeline::run`] (`chain.rs`) selects its series and sends the rows through each slot (`slot.rs`),
-//! which calls the module on a fresh instance (`contract.rs` is the boundary, `host/` what the module can call), takes
+//! which calls the module on a fresh instance (`guest.rs`; `contract.rs` is the boundary, `host/` what the module can call), takes
 //! over state (`state.rs`) and reports what went on, what was set aside and why. [`Runtime`] (`engine.rs`) makes
 //! components runnable: from the cache (`cache.rs`) or through the compiler child (`compile.rs`).
 //!
@@ -17,6 +17,7 @@ mod cpu;
 pub mod decode;
 mod engine;
 pub mod grants;
+mod guest;
 mod host;
 pub mod inspect;
 pub mod manifest;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -12,30 +12,18 @@ use tidegate_domain::outcome::{
     StateChange, StateDelta, reason,
 };
 use tidegate_domain::{Arrival, Batch, limits};
-use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
-use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
 
 use crate::breaker::{Breaker, BreakerState};
 use crate::columns;
-use crate::contract::{BatchRef, Contents, Parameters, Results, Verdict, cut};
-use crate::cpu::thread_time;
+use crate::contract::{BatchRef, Contents, Parameters, Results, Verdict};
 use crate::engine::Runtime;
 use crate::grants::{self, Grant, NotGranted};
-use crate::host::{
-    self, Call, Context, LogRate, MemoryBound, MemoryExceeded, Secret, SeriesColumn, StagedAlarm,
-    Violation,
-};
+use crate::guest::{Called, Failure, Function, Guest};
+use crate::host::{Call, Context, LogRate, MemoryBound, Secret, SeriesColumn, StagedAlarm};
 use crate::inspect::{self, PROCESS};
 use crate::manifest::{LoadedModule, SlotLimits, StateKind};
 use crate::state::{GlobalView, SlotState};
 use crate::stats::{FilterStats, LastError, Metric, PipelineStats};
-use crate::ticker::Ticker;
-
-/// Bytes of a failure's description.
-const DETAIL_BYTES: usize = 1024;
-/// Functions of a backtrace that are named in it.
-const FRAMES: usize = 4;
 
 /// What happens to the rows of a batch on which the filter trapped, ran out of time or memory, or answered with
 /// something that means nothing, twice. (Rows that a filter rejects, and batches that it answers with a fault, always go
@@ -104,11 +92,8 @@ pub(crate) struct Slot {
     filter: String,
     module: Arc<LoadedModule>,
     on_failure: OnFailure,
-    limits: SlotLimits,
-    engine: Engine,
-    ticker: Arc<Ticker>,
-    pre: InstancePre<Call>,
-    process: ComponentExportIndex,
+    guest: Guest,
+    process: Function,
     context: Arc<Context>,
     state: SlotState,
     breaker: Breaker,
@@ -124,43 +109,6 @@ pub(crate) struct Judgement {
     pub(crate) state: Option<StateChange>,
 }
 
-/// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    Trap(String),
-    Timeout(String),
-    InvalidOutput(String),
-    Fault(String),
-}
-
-impl Failure {
-    pub(crate) fn reason(&self) -> &'static str {
-        match self {
-            Self::Trap(_) => reason::TRAP,
-            Self::Timeout(_) => reason::TIMEOUT,
-            Self::InvalidOutput(_) => reason::INVALID_OUTPUT,
-            Self::Fault(_) => reason::FAULT,
-        }
-    }
-
-    pub(crate) fn detail(&self) -> &str {
-        match self {
-            Self::Trap(detail)
-            | Self::Timeout(detail)
-            | Self::InvalidOutput(detail)
-            | Self::Fault(detail) => detail,
-        }
-    }
-
-    /// A second attempt can go better where the machine had a part in it, and cannot where the module answered.
-    fn worth_a_retry(&self) -> bool {
-        match self {
-            Self::Trap(_) | Self::Timeout(_) => true,
-            Self::InvalidOutput(_) | Self::Fault(_) => false,
-        }
-    }
-}
-
 /// What a successful instance leaves behind.
 struct Answer {
     verdict: Verdict,
@@ -168,14 +116,6 @@ struct Answer {
     global: Option<GlobalView>,
     alarms: Vec<StagedAlarm>,
     metrics: BTreeMap<String, Metric>,
-}
-
-/// The guest used up its CPU time.
-#[derive(Debug, thiserror::Error)]
-#[error("it used {used:?} of CPU time; {budget:?} are allowed")]
-struct DeadlineExceeded {
-    used: Duration,
-    budget: Duration,
 }
 
 impl Slot {
@@ -209,25 +149,10 @@ impl Slot {
             module: manifest.name.clone(),
             detail,
         };
-        let component = &module.compiled.component;
-        let mut linker = Linker::new(&runtime.engine);
-        host::link(&mut linker, &interfaces).map_err(|error| link(format!("{error:#}")))?;
-        let pre = linker
-            .instantiate_pre(component)
-            .map_err(|error| link(format!("{error:#}")))?;
-        match component
-            .component_type()
-            .get_export(&runtime.engine, PROCESS)
-            .map(|export| export.ty)
-        {
-            Some(ComponentItem::ComponentFunc(process)) => process
-                .typecheck::<Parameters<'static>, Results>(&pre.instance_type())
-                .map_err(|error| link(format!("`process`: {error:#}")))?,
-            Some(_) | None => return Err(link("`process` is no function".to_owned())),
-        }
-        let process = component
-            .get_export_index(None, PROCESS)
-            .ok_or_else(|| link("`process` is not exported".to_owned()))?;
+        let guest = Guest::link(runtime, &module, &interfaces, limits).map_err(link)?;
+        let process = guest
+            .function::<Parameters<'static>, Results>(PROCESS)
+            .map_err(link)?;
 
         let slot: Arc<str> = format!("{pipeline}/{filter}").into();
         let state = SlotState::restore(manifest.state, snapshot, &slot);
@@ -243,15 +168,7 @@ impl Slot {
         Ok(Self {
             filter,
             on_failure,
-            limits: SlotLimits {
-                memory_bytes: limits
-                    .memory_bytes
-                    .min(runtime.profile().max_memory_bytes()),
-                ..limits
-            },
-            engine: runtime.engine.clone(),
-            ticker: Arc::clone(&runtime.ticker),
-            pre,
+            guest,
             process,
             context,
             state,
@@ -376,7 +293,6 @@ impl Slot {
 
     /// One call on an instance of its own, which is gone afterwards whatever happened in it.
     fn attempt(&self, rows: &Batch, arrival: Arrival, now: Instant) -> Result<Answer, Failure> {
-        let place = self.ticker.enter();
         let call = Call {
             context: Arc::clone(&self.context),
             now,
@@ -392,48 +308,20 @@ impl Slot {
             },
             alarms: Vec::new(),
             metrics: BTreeMap::new(),
-            memory: MemoryBound::new(self.limits.memory_bytes),
+            memory: MemoryBound::new(self.guest.limits().memory_bytes),
         };
-        let began = thread_time();
-        let budget = self.limits.deadline;
-        let mut store = Store::try_new(&self.engine, call)
-            .map_err(|error| Failure::Trap(format!("no memory for an instance: {error:#}")))?;
-        store.limiter(|call| &mut call.memory);
-        store.set_hostcall_fuel(self.limits.host_call_bytes);
-        store.epoch_deadline_callback(move |_| {
-            let used = thread_time().saturating_sub(began);
-            if used < budget {
-                return Ok(UpdateDeadline::Continue(1));
-            }
-            Err(wasmtime::Error::new(DeadlineExceeded { used, budget }))
-        });
-        store.set_epoch_deadline(1);
-        let result = self.enter(&mut store, rows);
-        let used = thread_time().saturating_sub(began);
-        let call = store.into_data();
-        drop(place);
-
-        let stats = self.stats();
-        stats.histogram.record(used);
-        stats.counters.calls.fetch_add(1, Relaxed);
-        stats
-            .counters
-            .memory_peak_bytes
-            .fetch_max(call.memory.peak as u64, Relaxed);
-        let verdict = match result {
-            Ok(Ok(output)) => output.judge(rows.len()).map_err(Failure::InvalidOutput),
-            Ok(Err(fault)) => Err(Failure::Fault(fault.message())),
-            Err(error) => Err(classify(&error)),
+        let parameters: Parameters<'_> = (BatchRef::from(rows),);
+        let called: Called<Results> = self.guest.call(&self.process, call, parameters);
+        self.stats().called(called.used, called.call.memory.peak);
+        let verdict = match called.result {
+            Ok((Ok(output),)) => output.judge(rows.len()).map_err(Failure::InvalidOutput),
+            Ok((Err(fault),)) => Err(Failure::Fault(fault.message())),
+            Err(failure) => Err(failure),
         };
         if let Err(failure) = &verdict {
-            let counter = match failure {
-                Failure::Trap(_) => &stats.counters.traps,
-                Failure::Timeout(_) => &stats.counters.timeouts,
-                Failure::InvalidOutput(_) => &stats.counters.invalid_outputs,
-                Failure::Fault(_) => &stats.counters.faults,
-            };
-            counter.fetch_add(1, Relaxed);
+            self.stats().failed_by(failure);
         }
+        let call = called.call;
         Ok(Answer {
             verdict: verdict?,
             series: call.series,
@@ -441,18 +329,6 @@ impl Slot {
             alarms: call.alarms,
             metrics: call.metrics,
         })
-    }
-
-    fn enter(
-        &self,
-        store: &mut Store<Call>,
-        rows: &Batch,
-    ) -> wasmtime::Result<Result<crate::contract::Output, crate::contract::Fault>> {
-        let instance = self.pre.instantiate(&mut *store)?;
-        let process =
-            instance.get_typed_func::<Parameters<'_>, Results>(&mut *store, self.process)?;
-        let (answer,) = process.call(store, (BatchRef::from(rows),))?;
-        Ok(answer)
     }
 
     /// Carries out what the filter said.
@@ -593,7 +469,7 @@ impl Slot {
             "settings": self.context.settings,
             "grants": grants,
             "secrets": secrets,
-            "limits": self.limits,
+            "limits": self.guest.limits(),
         })
         .to_string();
         SlotGeneration {
@@ -636,42 +512,4 @@ fn alarm_change(filter: &str, rows: &Batch, alarm: StagedAlarm) -> AlarmChange {
         text,
         value: rows.value(row).as_number(),
     }
-}
-
-/// What ended a guest.
-fn classify(error: &wasmtime::Error) -> Failure {
-    if let Some(violation) = error.downcast_ref::<Violation>() {
-        return Failure::InvalidOutput(violation.to_string());
-    }
-    if let Some(exceeded) = error.downcast_ref::<DeadlineExceeded>() {
-        return Failure::Timeout(located(exceeded.to_string(), error));
-    }
-    if let Some(exceeded) = error.downcast_ref::<MemoryExceeded>() {
-        return Failure::Trap(located(exceeded.to_string(), error));
-    }
-    if let Some(trap) = error.downcast_ref::<Trap>() {
-        return Failure::Trap(located(trap.to_string(), error));
-    }
-    // What remains: pointers outside of memory, texts that are no UTF-8, numbers outside of their enum, too many bytes.
-    Failure::InvalidOutput(located(error.root_cause().to_string(), error))
-}
-
-/// The innermost functions, where the component has names for them.
-fn located(what: String, error: &wasmtime::Error) -> String {
-    let functions: Vec<&str> = error
-        .downcast_ref::<WasmBacktrace>()
-        .map(|backtrace| {
-            let frames = backtrace.frames().iter();
-            frames
-                .filter_map(wasmtime::FrameInfo::func_name)
-                .take(FRAMES)
-                .collect()
-        })
-        .unwrap_or_default();
-    let what = if functions.is_empty() {
-        what
-    } else {
-        format!("{what} (in {})", functions.join(", called by "))
-    };
-    cut(what, DETAIL_BYTES)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::breaker::BreakerState;
+use crate::guest::Failure;
 
 /// Names that one slot may use for metrics.
 pub(crate) const METRIC_NAMES: usize = 32;
@@ -147,6 +148,27 @@ impl FilterStats {
             version: version.to_owned(),
             ..Self::default()
         }
+    }
+
+    /// Counts a call: its CPU time, and the linear memory it came to.
+    pub(crate) fn called(&self, used: Duration, memory_bytes: usize) {
+        self.histogram.record(used);
+        let counters = &self.counters;
+        counters.calls.fetch_add(1, Relaxed);
+        counters
+            .memory_peak_bytes
+            .fetch_max(memory_bytes as u64, Relaxed);
+    }
+
+    /// Counts a call that failed.
+    pub(crate) fn failed_by(&self, failure: &Failure) {
+        let counter = match failure {
+            Failure::Trap(_) => &self.counters.traps,
+            Failure::Timeout(_) => &self.counters.timeouts,
+            Failure::InvalidOutput(_) => &self.counters.invalid_outputs,
+            Failure::Fault(_) => &self.counters.faults,
+        };
+        counter.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn failed(&self, error: LastError) {

@@ -64,7 +64,7 @@ pub(super) fn guest_with(imports: &str, items: &str, body: &str) -> Vec<u8> {
     let package = resolve
         .push_str(
             "module.wit",
-            include_str!("../../../../modules/wit/module.wit"),
+            include_str!("../../../../modules/wit/0.1.0/module.wit"),
         )
         .unwrap();
     let world = resolve.select_world(&[package], Some("filter")).unwrap();

@@ -1,0 +1,234 @@
+//! One call of one function of a module: an instance of its own, within the slot's bounds, gone afterwards whatever
+//! happened in it. Every world's functions are called through here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_domain::outcome::reason;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{
+    ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
+};
+use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
+
+use crate::contract::cut;
+use crate::cpu::thread_time;
+use crate::engine::Runtime;
+use crate::grants::Interface;
+use crate::host::{self, Call, MemoryExceeded, Violation};
+use crate::manifest::{LoadedModule, SlotLimits};
+use crate::ticker::Ticker;
+
+/// Bytes of a failure's description.
+const DETAIL_BYTES: usize = 1024;
+/// Functions of a backtrace that are named in it.
+const FRAMES: usize = 4;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Trap(String),
+    Timeout(String),
+    InvalidOutput(String),
+    Fault(String),
+}
+
+impl Failure {
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Trap(_) => reason::TRAP,
+            Self::Timeout(_) => reason::TIMEOUT,
+            Self::InvalidOutput(_) => reason::INVALID_OUTPUT,
+            Self::Fault(_) => reason::FAULT,
+        }
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        match self {
+            Self::Trap(detail)
+            | Self::Timeout(detail)
+            | Self::InvalidOutput(detail)
+            | Self::Fault(detail) => detail,
+        }
+    }
+
+    /// A second attempt can go better where the machine had a part in it, and cannot where the module answered.
+    pub(crate) fn worth_a_retry(&self) -> bool {
+        match self {
+            Self::Trap(_) | Self::Timeout(_) => true,
+            Self::InvalidOutput(_) | Self::Fault(_) => false,
+        }
+    }
+}
+
+/// The guest used up its CPU time.
+#[derive(Debug, thiserror::Error)]
+#[error("it used {used:?} of CPU time; {budget:?} are allowed")]
+struct DeadlineExceeded {
+    used: Duration,
+    budget: Duration,
+}
+
+/// A module linked with what it was granted, ready to be called.
+pub(crate) struct Guest {
+    engine: Engine,
+    ticker: Arc<Ticker>,
+    pre: InstancePre<Call>,
+    limits: SlotLimits,
+}
+
+/// A function that a guest exports.
+pub(crate) struct Function(ComponentExportIndex);
+
+/// What a call came to.
+pub(crate) struct Called<R> {
+    pub(crate) result: Result<R, Failure>,
+    /// What the guest staged.
+    pub(crate) call: Call,
+    /// CPU time of the thread.
+    pub(crate) used: Duration,
+}
+
+impl Guest {
+    /// Links a module with the given interfaces and no others.
+    ///
+    /// # Errors
+    /// Where the component's types differ from the contract's.
+    pub(crate) fn link(
+        runtime: &Runtime,
+        module: &LoadedModule,
+        interfaces: &[Interface],
+        limits: SlotLimits,
+    ) -> Result<Self, String> {
+        let text = |error: wasmtime::Error| format!("{error:#}");
+        let mut linker = Linker::new(&runtime.engine);
+        host::link(&mut linker, interfaces).map_err(text)?;
+        let pre = linker
+            .instantiate_pre(&module.compiled.component)
+            .map_err(text)?;
+        Ok(Self {
+            engine: runtime.engine.clone(),
+            ticker: Arc::clone(&runtime.ticker),
+            pre,
+            limits: SlotLimits {
+                memory_bytes: limits
+                    .memory_bytes
+                    .min(runtime.profile().max_memory_bytes()),
+                ..limits
+            },
+        })
+    }
+
+    /// Finds an exported function and checks its types once, so that no call has to.
+    ///
+    /// # Errors
+    /// Where it is not there or is another.
+    pub(crate) fn function<P, R>(&self, name: &str) -> Result<Function, String>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let component = self.pre.component();
+        match component
+            .component_type()
+            .get_export(&self.engine, name)
+            .map(|export| export.ty)
+        {
+            Some(ComponentItem::ComponentFunc(function)) => function
+                .typecheck::<P, R>(&self.pre.instance_type())
+                .map_err(|error| format!("`{name}`: {error:#}"))?,
+            Some(_) | None => return Err(format!("`{name}` is no function")),
+        }
+        component
+            .get_export_index(None, name)
+            .map(Function)
+            .ok_or_else(|| format!("`{name}` is not exported"))
+    }
+
+    /// The bounds of every call.
+    pub(crate) fn limits(&self) -> &SlotLimits {
+        &self.limits
+    }
+
+    /// Calls a function on a fresh instance. Blocks for as long as the guest computes.
+    pub(crate) fn call<P, R>(&self, function: &Function, call: Call, parameters: P) -> Called<R>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let place = self.ticker.enter();
+        let began = thread_time();
+        let budget = self.limits.deadline;
+        let mut store = Store::new(&self.engine, call);
+        store.limiter(|call| &mut call.memory);
+        store.set_hostcall_fuel(self.limits.host_call_bytes);
+        store.epoch_deadline_callback(move |_| {
+            let used = thread_time().saturating_sub(began);
+            if used < budget {
+                return Ok(UpdateDeadline::Continue(1));
+            }
+            Err(wasmtime::Error::new(DeadlineExceeded { used, budget }))
+        });
+        store.set_epoch_deadline(1);
+        let result = self
+            .enter(&mut store, function, parameters)
+            .map_err(|error| classify(&error));
+        let used = thread_time().saturating_sub(began);
+        let call = store.into_data();
+        drop(place);
+        Called { result, call, used }
+    }
+
+    fn enter<P, R>(
+        &self,
+        store: &mut Store<Call>,
+        function: &Function,
+        parameters: P,
+    ) -> wasmtime::Result<R>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let instance = self.pre.instantiate(&mut *store)?;
+        let function = instance.get_typed_func::<P, R>(&mut *store, function.0)?;
+        function.call(store, parameters)
+    }
+}
+
+/// What ended a guest.
+fn classify(error: &wasmtime::Error) -> Failure {
+    if let Some(violation) = error.downcast_ref::<Violation>() {
+        return Failure::InvalidOutput(violation.to_string());
+    }
+    if let Some(exceeded) = error.downcast_ref::<DeadlineExceeded>() {
+        return Failure::Timeout(located(exceeded.to_string(), error));
+    }
+    if let Some(exceeded) = error.downcast_ref::<MemoryExceeded>() {
+        return Failure::Trap(located(exceeded.to_string(), error));
+    }
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return Failure::Trap(located(trap.to_string(), error));
+    }
+    // What remains: pointers outside of memory, texts that are no UTF-8, numbers outside of their enum, too many bytes.
+    Failure::InvalidOutput(located(error.root_cause().to_string(), error))
+}
+
+/// The innermost functions, where the component has names for them.
+fn located(what: String, error: &wasmtime::Error) -> String {
+    let functions: Vec<&str> = error
+        .downcast_ref::<WasmBacktrace>()
+        .map(|backtrace| {
+            let frames = backtrace.frames().iter();
+            frames
+                .filter_map(wasmtime::FrameInfo::func_name)
+                .take(FRAMES)
+                .collect()
+        })
+        .unwrap_or_default();
+    let what = if functions.is_empty() {
+        what
+    } else {
+        format!("{what} (in {})", functions.join(", called by "))
+    };
+    cut(what, DETAIL_BYTES)
+}
