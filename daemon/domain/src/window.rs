@@ -184,6 +184,48 @@ impl WindowSet {
         in_order(closed)
     }
 
+    /// The number of instances that [`WindowSet::close_due`] would close at `clock` because they are due.
+    #[must_use]
+    pub fn due_at(&self, clock: i64) -> usize {
+        self.due.range(..=clock).map(|(_, due)| due.len()).sum()
+    }
+
+    /// Closes at most `at_most` of the instances that are due at `clock`, those that have been for longest first, so that
+    /// [`WindowSet::close_due`] is left with as few as one transaction can take. The clock stays where it is. What is
+    /// closed here stays closed: see [`WindowSet::closed_before`].
+    pub fn close_ahead(&mut self, clock: i64, at_most: usize) -> Vec<ClosedWindow> {
+        self.close_first(|due| due <= clock, at_most, false)
+    }
+
+    /// The same before [`WindowSet::step`], for any instance: those that are closed are marked `stepped`.
+    pub fn step_ahead(&mut self, at_most: usize) -> Vec<ClosedWindow> {
+        self.close_first(|_| true, at_most, true)
+    }
+
+    fn close_first(
+        &mut self,
+        is_due: impl Fn(i64) -> bool,
+        at_most: usize,
+        stepped: bool,
+    ) -> Vec<ClosedWindow> {
+        let mut closed = Vec::new();
+        while closed.len() < at_most
+            && let Some(mut first) = self.due.first_entry()
+            && is_due(*first.key())
+        {
+            let window = first.get_mut().pop();
+            if first.get().is_empty() {
+                first.remove();
+            }
+            if let Some(window) = window {
+                self.note_closed_early(window);
+                self.windows[window].stepped = stepped;
+                closed.push(self.close(window));
+            }
+        }
+        in_order(closed)
+    }
+
     /// The wall clock was stepped; `clock` is the first committed arrival after it and may be earlier than the last.
     /// Every open instance closes, marked `stepped`, in the order of [`WindowSet::close_due`]. After a step backwards
     /// what was closed stays closed: its windows are supplements when they come by again.

@@ -28,7 +28,7 @@ use crate::num::sql;
 use crate::orders;
 use crate::outbox::{Entry, LaneKey, Pen};
 use crate::quarantine;
-use crate::setup::Setup;
+use crate::setup::{Bounds, Setup};
 use crate::state;
 use crate::unset::{Mark, RowMark};
 
@@ -44,7 +44,41 @@ pub(crate) struct Frozen {
     pub(crate) now: Instant,
     /// The last one of the process: the exit is clean.
     pub(crate) last: bool,
+    /// Nothing but windows close with it.
+    pub(crate) ahead: Option<Ahead>,
     pub(crate) room: Room,
+}
+
+/// More windows are about to close than fit into one transaction: some close before, while the clock stays. A group with
+/// readings comes only when the rest fits beside it, so that its readings still find nothing that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    /// What the clock will be moved to.
+    pub(crate) clock: i64,
+    /// The clock will be stepped.
+    pub(crate) stepped: bool,
+}
+
+impl Ahead {
+    /// What has to close before a group of these arrivals, or of none at `idle`, can be committed.
+    pub(crate) fn of(
+        image: &Image,
+        bounds: &Bounds,
+        arrivals: &[Arrival],
+        idle: Arrival,
+    ) -> Option<Self> {
+        let mut clock = image.clock;
+        if clock.set.is_none() && clock.set_by(arrivals, idle).is_some() {
+            clock.step_at_next();
+        }
+        let advance = clock.advance(arrivals, idle);
+        let ahead = Self {
+            clock: advance.observe_at,
+            stepped: advance.step.is_some(),
+        };
+        let closing = image.windows.closing(ahead.clock, ahead.stepped);
+        (closing > bounds.windows).then_some(ahead)
+    }
 }
 
 /// How much room there is to be afterwards.
@@ -136,6 +170,9 @@ struct Commit<'a> {
 
 impl Commit<'_> {
     fn group(&mut self, frozen: &Frozen) -> Result<(), rusqlite::Error> {
+        if let Some(ahead) = frozen.ahead {
+            return self.windows_ahead(ahead, frozen);
+        }
         let group = &frozen.group;
         let arrivals = group.arrivals();
         let set_now = self.set_clock(&arrivals, frozen.idle)?;
@@ -247,22 +284,47 @@ impl Commit<'_> {
                 }
             }
         }
-        for (pipeline, closed) in self.image.windows.close(advance.end_at, false) {
+        let at_most = self.setup.bounds.windows;
+        let windows = &mut self.image.windows;
+        let closed = match windows.closing(advance.end_at, false) > at_most {
+            // The rest is due, and closes ahead of the next group.
+            true => windows.close_ahead(advance.end_at, false, at_most),
+            false => windows.close(advance.end_at, false),
+        };
+        for (pipeline, closed) in closed {
             self.close(pipeline, &closed)?;
         }
+        self.write_windows(first_block)?;
+        states.write(conn, &mut self.image.slots)?;
+        self.seal(frozen.now)
+    }
+
+    fn windows_ahead(&mut self, ahead: Ahead, frozen: &Frozen) -> Result<(), rusqlite::Error> {
+        let Ahead { clock, stepped } = ahead;
+        let at_most = self.setup.bounds.windows;
+        for (pipeline, closed) in self.image.windows.close_ahead(clock, stepped, at_most) {
+            self.close(pipeline, &closed)?;
+        }
+        for settled in &frozen.group.settled {
+            let Image { outbox, books, .. } = &mut *self.image;
+            outbox.settle(&mut pen(self.conn, books, self.wall), settled)?;
+        }
+        self.write_windows(self.image.history.next_block)?;
+        self.seal(frozen.now)
+    }
+
+    fn write_windows(&mut self, first_block: i64) -> Result<(), rusqlite::Error> {
+        let (conn, measures) = (self.conn, &self.setup.config.measures);
         let Image {
             windows,
             books,
             dictionary,
-            slots,
             ..
         } = &mut *self.image;
         windows.write(conn, books, self.setup, |name| {
-            let series = dictionary.series(conn, &self.setup.config.measures, name, first_block)?;
+            let series = dictionary.series(conn, measures, name, first_block)?;
             Ok(series.id)
-        })?;
-        states.write(conn, slots)?;
-        self.seal(frozen.now)
+        })
     }
 
     /// Notes that the clock is set, where it was not in this boot so far; returns the offset then. What arrived before

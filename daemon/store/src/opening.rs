@@ -13,7 +13,7 @@ use tidegate_domain::{Arrival, Identity, Ledger};
 use crate::alarms::{self, ActiveAlarm, SHOWN};
 use crate::aside::{self, SetAside};
 use crate::books::own;
-use crate::commit::{self, Frozen};
+use crate::commit::{self, Ahead, Frozen};
 use crate::config::StoreConfig;
 use crate::disk::{self, Wal};
 use crate::gaps::Loss;
@@ -276,15 +276,22 @@ fn begin(
         }
         Some(_) | None => {}
     }
-    let frozen = Frozen {
-        number: image.group + 1,
-        group,
-        idle,
-        now,
-        last: false,
-        room: Pressure::default().room(&setup.bounds),
-    };
-    commit::write(conn, image, setup, &shared.in_flight, &frozen)?;
+    let (bounds, wal) = (&setup.bounds, Wal::of(&setup.config.path));
+    let mut group = Some(group);
+    while group.is_some() {
+        let ahead = Ahead::of(image, bounds, &[], idle);
+        let frozen = Frozen {
+            number: image.group + 1,
+            group: group.take_if(|_| ahead.is_none()).unwrap_or_default(),
+            idle,
+            now,
+            last: false,
+            ahead,
+            room: Pressure::default().room(bounds),
+        };
+        wal.make_room(conn, bounds)?;
+        commit::write(conn, image, setup, &shared.in_flight, &frozen)?;
+    }
     Ok(())
 }
 

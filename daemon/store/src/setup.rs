@@ -52,6 +52,8 @@ pub(crate) struct Bounds {
     pub(crate) rejected_bytes: u64,
     pub(crate) group_rows: usize,
     pub(crate) group_bytes: usize,
+    /// Windows that one transaction closes. Each is a row that goes, an item, and its part of a sealed message.
+    pub(crate) windows: usize,
 }
 
 impl Bounds {
@@ -77,6 +79,7 @@ impl Bounds {
             rejected_bytes: max_bytes / 20,
             group_rows: limits::GROUP_ROWS.min(small / 300),
             group_bytes: limits::GROUP_BYTES.min(small),
+            windows: limits::GROUP_ROWS.min(small / 1024),
         }
     }
 }

@@ -299,6 +299,7 @@ impl Writer {
             // It is in the database after all, and is confirmed first.
             return Ok(None);
         }
+        let ahead = self.ahead(self.seen.1);
         let settled = std::mem::take(&mut self.open.settled);
         self.frozen = Some(Frozen {
             group: Group::of_settled(settled, now),
@@ -306,6 +307,7 @@ impl Writer {
             idle: self.seen.1,
             now,
             last: false,
+            ahead,
             room: self.pressure.relief_room(&self.setup.bounds),
         });
         self.pressure.relieving = true;

@@ -232,6 +232,46 @@ impl Windows {
         all
     }
 
+    /// How many windows close when the clock is moved to `clock`, or stepped to it.
+    pub(crate) fn closing(&self, clock: i64, stepped: bool) -> usize {
+        let pipelines = self.pipelines.iter().flatten();
+        pipelines
+            .map(|pipeline| match stepped || pipeline.retired {
+                true => pipeline.set.len(),
+                false => pipeline.set.due_at(clock),
+            })
+            .sum()
+    }
+
+    /// Closes some of those ahead of that. The clock stays.
+    pub(crate) fn close_ahead(
+        &mut self,
+        clock: i64,
+        stepped: bool,
+        at_most: usize,
+    ) -> Vec<(usize, Vec<ClosedWindow>)> {
+        let mut all = Vec::new();
+        let mut room = at_most;
+        for (index, pipeline) in self.pipelines.iter_mut().enumerate() {
+            let Some(pipeline) = pipeline else {
+                continue;
+            };
+            let mut closed = match stepped || pipeline.retired {
+                true => pipeline.set.step_ahead(room),
+                false => pipeline.set.close_ahead(clock, room),
+            };
+            for window in &mut closed {
+                // Its length may have been changed, and not the clock.
+                window.stepped &= stepped;
+            }
+            room -= closed.len();
+            if !closed.is_empty() {
+                all.push((index, closed));
+            }
+        }
+        all
+    }
+
     /// Closes what is due at `clock`; all that is open when the clock was stepped to it.
     pub(crate) fn close(&mut self, clock: i64, stepped: bool) -> Vec<(usize, Vec<ClosedWindow>)> {
         let mut all = Vec::new();

@@ -9,7 +9,7 @@ use tidegate_domain::backoff::Backoff;
 use tidegate_domain::{Arrival, Ledger};
 
 use crate::books::own;
-use crate::commit::{self, Frozen, Written};
+use crate::commit::{self, Ahead, Frozen, Written};
 use crate::disk::{self, Wal};
 use crate::evict;
 use crate::group::{Attempt, Due, Group, InFlight};
@@ -321,10 +321,14 @@ impl Writer {
             let Some(due) = self.due(now, arrival_now) else {
                 return Ok(earlier);
             };
-            if due == Due::Linger {
-                self.in_flight.linger_expired();
+            if let Some(ahead) = self.ahead(arrival_now) {
+                self.freeze_ahead(now, arrival_now, ahead);
+            } else {
+                if due == Due::Linger {
+                    self.in_flight.linger_expired();
+                }
+                self.freeze(now, arrival_now, false);
             }
-            self.freeze(now, arrival_now, false);
         }
         let committed = self.commit(now);
         match (earlier, committed) {
@@ -353,6 +357,11 @@ impl Writer {
             Some(_) => Some(self.commit(now)?.after(relieved)),
             None => relieved,
         };
+        let mut earlier = earlier;
+        while let Some(ahead) = self.ahead(arrival_now) {
+            self.freeze_ahead(now, arrival_now, ahead);
+            earlier = Some(self.commit(now)?.after(earlier));
+        }
         self.freeze(now, arrival_now, true);
         let committed = self.commit(now)?.after(earlier);
         if let Some((conn, _)) = self.database.take() {
@@ -422,6 +431,25 @@ impl Writer {
         [closing, expiry].into_iter().flatten().min()
     }
 
+    /// The windows that have to close before the open group can be committed; the group stays open meanwhile.
+    pub(crate) fn ahead(&self, idle: Arrival) -> Option<Ahead> {
+        let (_, image) = self.database.as_ref()?;
+        Ahead::of(image, &self.setup.bounds, &self.open.arrivals(), idle)
+    }
+
+    fn freeze_ahead(&mut self, now: Instant, idle: Arrival, ahead: Ahead) {
+        let committed = self.database.as_ref().map_or(0, |(_, image)| image.group);
+        self.frozen = Some(Frozen {
+            group: Group::default(),
+            number: committed + 1,
+            idle,
+            now,
+            last: false,
+            ahead: Some(ahead),
+            room: self.pressure.room(&self.setup.bounds),
+        });
+    }
+
     fn freeze(&mut self, now: Instant, idle: Arrival, last: bool) {
         let image = self.database.as_ref().map(|(_, image)| image);
         let committed = image.map_or(0, |image| image.group);
@@ -436,6 +464,7 @@ impl Writer {
             idle,
             now,
             last,
+            ahead: None,
             room: self.pressure.room(&self.setup.bounds),
         });
     }

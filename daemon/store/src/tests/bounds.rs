@@ -285,3 +285,96 @@ fn random_series_do_not_fill_the_store_with_names() {
             .any(|reading| &*reading.series == "steady/temp")
     );
 }
+
+/// Thousands of windows of one minute that all end now, and how many of them one transaction may close.
+fn many_windows() -> (Bench, usize, Vec<String>) {
+    const SERIES: usize = 2000;
+    let mut config = config();
+    config.max_bytes = 2 * MAX_BYTES;
+    let mut bench = Bench::with(config);
+    let names: Vec<String> = (0..SERIES).map(|n| format!("line{n}/temp")).collect();
+    for part in names.chunks(200) {
+        let readings: Vec<_> = part.iter().map(|name| (name.as_str(), 0, 1.0)).collect();
+        bench.apply(bench.outcome(&readings));
+        bench.commit();
+    }
+    let at_once = crate::setup::Bounds::new(2 * MAX_BYTES).windows;
+    assert!(at_once * 4 < SERIES, "the test must be beyond the bound");
+    (bench, at_once, names)
+}
+
+/// Commits until nothing is due. The size holds after every commit, and none closes too much.
+fn close_all(bench: &mut Bench, at_once: usize) -> usize {
+    let mut commits = 0;
+    while let Some(committed) = bench.try_commit().unwrap() {
+        let closed = committed.summaries.len();
+        assert!(closed <= at_once, "{closed} windows in one transaction");
+        assert!(file_bytes(bench) <= 2 * MAX_BYTES, "{}", file_bytes(bench));
+        commits += 1;
+    }
+    commits
+}
+
+#[test]
+fn windows_that_close_together_close_in_several_transactions_and_once() {
+    let (mut bench, at_once, names) = many_windows();
+    bench.advance(120 * SECOND);
+    // What has arrived since waits for them: its readings must find nothing that is due.
+    bench.apply(bench.outcome(&[("line0/temp", 150, 7.0), ("line1/temp", 1, 7.0)]));
+    bench.advance(SECOND);
+    let first = bench.try_commit().unwrap().unwrap();
+    assert_eq!((first.summaries.len(), first.acks.len()), (at_once, 0));
+    bench.crash();
+    bench.apply(bench.outcome(&[("line0/temp", 150, 7.0), ("line1/temp", 1, 7.0)]));
+    bench.advance(SECOND);
+    let commits = close_all(&mut bench, at_once);
+    assert!(commits > names.len() / at_once - 1, "{commits}");
+    bench.advance(120 * SECOND);
+    close_all(&mut bench, at_once);
+    let ledger = bench.check_balance().ledger;
+    assert_eq!(ledger.uplinks["cloud"].evicted, 0);
+    let mut counts = BTreeMap::new();
+    for (_, item) in bench.items() {
+        let key = (
+            item["series"].as_str().unwrap().to_owned(),
+            item["from"].as_i64().unwrap(),
+            item["late"] == true,
+        );
+        let before = counts.insert(key, item["count"].as_u64().unwrap());
+        assert_eq!(before, None, "{item} went up before");
+    }
+    let minute = START / 1_000_000;
+    let at =
+        |name: &str, from: i64, late: bool| counts.get(&(name.to_owned(), from, late)).copied();
+    for name in &names {
+        assert_eq!(at(name, minute, false), Some(1), "{name}");
+    }
+    assert_eq!(at("line0/temp", minute + 120_000, false), Some(1));
+    assert_eq!(at("line1/temp", minute, true), Some(1));
+    assert_eq!(counts.len(), names.len() + 2);
+}
+
+#[test]
+fn windows_that_a_step_closes_do_so_in_several_transactions_all_marked() {
+    let (mut bench, at_once, names) = many_windows();
+    let mut arrival = bench.arrival();
+    arrival.wall -= 3600 * SECOND;
+    let mut outcome = bench.outcome(&[("line0/temp", -3600, 7.0)]);
+    outcome.arrival = arrival;
+    bench.apply(outcome);
+    bench.now += Duration::from_secs(1);
+    let mut closed = Vec::new();
+    loop {
+        let now = bench.now;
+        let Some(committed) = bench.writer().commit_if_due(now, arrival).unwrap() else {
+            break;
+        };
+        assert!(committed.summaries.len() <= at_once);
+        closed.extend(committed.summaries);
+    }
+    assert_eq!(closed.len(), names.len());
+    let items = bench.items();
+    let stepped = items.iter().filter(|(_, item)| item["stepped"] == true);
+    assert_eq!(stepped.count(), names.len());
+    bench.check_balance();
+}

@@ -180,6 +180,7 @@ fn a_commit_that_succeeded_and_said_otherwise_is_not_repeated() {
         idle: arrival,
         now,
         last: false,
+        ahead: None,
         room: Pressure::default().room(&crate::setup::Bounds::new(64 * 1024 * 1024)),
     });
     bench.advance(60 * SECOND);

@@ -216,6 +216,7 @@ fn an_order_whose_commit_seemed_to_fail_gets_its_number() {
         idle,
         now,
         last: false,
+        ahead: None,
         room: crate::trouble::Pressure::default()
             .room(&crate::setup::Bounds::new(64 * 1024 * 1024)),
     });
