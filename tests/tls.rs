@@ -19,8 +19,8 @@ use rcgen::{
 use serde_json::Value;
 
 use support::{
-    Broker, Collector, Daemon, Publisher, Site, assert_numbers, free_port, numbered, run_refused,
-    tidegate, wait_for,
+    Broker, Collector, Daemon, Publisher, Site, assert_numbers, free_port, numbered, tidegate,
+    wait_for,
 };
 
 /// A day, in seconds.
@@ -544,7 +544,98 @@ fn clocks_that_are_wrong() {
     assert_eq!(daemon.stop(), 0);
 }
 
-/// What is wrong with the files is said before anything starts, at the key that names them.
+/// A renewal was cut off by a power cut: what does not need the files works, and the rest as soon as they are whole.
+#[test]
+fn files_that_are_half_written_at_the_start_keep_back_their_own_connection_alone() {
+    let site = Site::new();
+    let ca = Authority::new(&site, "ca");
+    ca.issue("broker", &["localhost"], 400 * DAY);
+    ca.issue("gateway", &["gateway"], 400 * DAY);
+    let (port, lines) = listener(&ca, "broker", "require_certificate true\n");
+    let broker = Broker::start_with(&site, "broker-1", &format!("allow_anonymous true\n{lines}"));
+    let collector = Collector::start(broker.port, "tidegate/#");
+    let keys = "ca = \"ca.pem\"\ncert = \"gateway.pem\"\nkey = \"gateway.key\"\n";
+    let secure = format!("mqtts://localhost:{port}");
+    let config = write(
+        &site,
+        &[
+            section(&site, "source", "plant", &broker.url(), ""),
+            section(&site, "uplink", "cloud", &secure, keys),
+            PIPELINE.to_owned(),
+        ],
+    );
+    let key = fs::read_to_string(site.path("gateway.key")).unwrap();
+    site.write("gateway.key", &key[..key.len() / 2]);
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/a", (0..100).map(numbered));
+    daemon.wait_received("plant", 100);
+    wait_error(&daemon, "uplinks", "cloud", &["gateway.key"]);
+    assert!(page(&daemon).contains("gateway.key"));
+    assert!(
+        daemon
+            .log()
+            .contains("does not connect until the files can be used")
+    );
+    // Whoever reloads keeps what runs; whoever judges the files hears the truth.
+    let checked = tidegate().args(["check", "--config"]).arg(&config).output();
+    assert_eq!(checked.unwrap().status.code(), Some(78));
+
+    site.write("gateway.key", &key);
+    daemon.wait_delivered();
+    assert_eq!(assert_numbers(&collector.items("readings"), 100), 0);
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// Both brokers of an uplink and its commands, over TLS; each broker is known by its own name.
+#[test]
+fn commands_and_fail_over_go_over_tls() {
+    for version in ["5", "3.1.1"] {
+        let site = Site::new();
+        let ca = Authority::new(&site, "ca");
+        ca.issue("first", &["localhost"], 400 * DAY);
+        ca.issue("second", &["127.0.0.1"], 400 * DAY);
+        let brokers = ["first", "second"].map(|name| {
+            let (port, lines) = listener(&ca, name, "");
+            let lines = format!("allow_anonymous true\n{lines}");
+            (
+                Broker::start_with(&site, &format!("broker-{name}"), &lines),
+                port,
+            )
+        });
+        let [(mut first, one), (second, two)] = brokers;
+        let collectors = [&first, &second].map(|b| Collector::start(b.port, "tidegate/#"));
+        let keys = format!(
+            "ca = \"ca.pem\"\nversion = \"{version}\"\ncommands = [\"report\"]\n\
+             failover = [\"mqtts://127.0.0.1:{two}\"]\nfailback = \"5s\"\n"
+        );
+        let url = format!("mqtts://localhost:{one}");
+        let config = write(&site, &[section(&site, "uplink", "cloud", &url, &keys)]);
+        let mut daemon = Daemon::start(&config);
+        let answered = |broker: &Broker, collector: &Collector, id: &str| {
+            let command = format!("{{\"id\":\"{id}\",\"command\":\"report\"}}");
+            let mut asked = 0_u64;
+            wait_for(&format!("the answer to {id}"), || {
+                // What is sent before the subscription stands is nobody's.
+                if asked.is_multiple_of(20) {
+                    broker.publish("tidegate/gw-test/command", [&command]);
+                }
+                asked += 1;
+                let replies = collector.items("reply");
+                replies.iter().any(|reply| reply["id"] == id).then_some(())
+            });
+        };
+        answered(&first, &collectors[0], "one");
+        first.stop();
+        answered(&second, &collectors[1], "two");
+        assert_eq!(item(&daemon, "uplinks", "cloud")["failover"], true);
+        first.resume();
+        answered(&first, &collectors[0], "three");
+        assert_eq!(item(&daemon, "uplinks", "cloud")["failover"], false);
+        assert_eq!(daemon.stop(), 0);
+    }
+}
+
+/// What is wrong with the files is said at the key that names them, by whoever judges a configuration.
 #[test]
 fn check_names_the_file_and_the_key() {
     let site = Site::new();
@@ -554,9 +645,10 @@ fn check_names_the_file_and_the_key() {
     let url = "mqtts://localhost";
     let keys = "ca = \"ca.pem\"\ncert = \"gateway.pem\"\nkey = \"second.key\"\n";
     let config = write(&site, &[section(&site, "uplink", "cloud", url, keys)]);
-    let refused = run_refused(&config);
+    let refused = tidegate().args(["check", "--config"]).arg(&config).output();
+    let refused = refused.unwrap();
     assert_eq!(refused.status.code(), Some(78));
-    let text = String::from_utf8_lossy(&refused.stderr);
+    let text = String::from_utf8_lossy(&refused.stdout);
     assert!(text.contains("second.key"), "{text}");
     assert!(text.contains("is not that of the certificate"), "{text}");
 

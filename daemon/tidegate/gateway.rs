@@ -183,7 +183,7 @@ fn route(route: &config::Route) -> store::Route {
 
 /// The TLS of a broker's connection, if it is to have any, with its files read.
 pub(crate) fn tls(broker: &config::Broker) -> anyhow::Result<Option<Arc<Tls>>> {
-    let tls = broker.tls.clone().map(Tls::load).transpose()?;
+    let tls = broker.tls.clone().map(Tls::new).transpose()?;
     Ok(tls.map(Arc::new))
 }
 

@@ -150,18 +150,18 @@ impl Site {
         self.accept(self.read_to_run())
     }
 
-    /// The configuration with every problem that keeps it from running.
-    fn read_to_run(&self) -> Loaded {
-        let mut loaded = config::load(&self.config, std::env::vars_os());
-        if let Some(config) = &loaded.config {
-            modules::check(config, &mut loaded.problems);
-        }
-        if loaded.problems.has_errors() {
-            loaded.config = None;
-        }
-        loaded
+    /// The same at the start, where nothing runs instead: see [`config::load_to_start`].
+    fn load_to_start(&self) -> Result<Config, Failure> {
+        self.accept(with_modules(config::load_to_start(
+            &self.config,
+            std::env::vars_os(),
+        )))
     }
 
+    /// The configuration with every problem that keeps it from running.
+    fn read_to_run(&self) -> Loaded {
+        with_modules(config::load(&self.config, std::env::vars_os()))
+    }
     fn accept(&self, loaded: Loaded) -> Result<Config, Failure> {
         if !loaded.problems.is_empty() {
             let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -179,6 +179,17 @@ impl Site {
         }
         Ok(config)
     }
+}
+
+/// Adds what is wrong with the modules that a configuration names.
+fn with_modules(mut loaded: Loaded) -> Loaded {
+    if let Some(config) = &loaded.config {
+        modules::check(config, &mut loaded.problems);
+    }
+    if loaded.problems.has_errors() {
+        loaded.config = None;
+    }
+    loaded
 }
 
 /// Prints a line to standard output. A reader that went away (`| head`) is no error.

@@ -15,7 +15,7 @@ pub(super) struct Arguments {
 /// version keeps it from starting.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let recent = log::start("info");
-    let config = arguments.site.load_to_run()?;
+    let config = arguments.site.load_to_start()?;
     supervise::run(config, recent, || {
         arguments
             .site

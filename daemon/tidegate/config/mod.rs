@@ -41,16 +41,35 @@ pub(crate) struct Loaded {
 /// Reads the main file at `path`, `conf.d/*.toml` beside it and the variables `TIDEGATE__SECTION__KEY` of `env`, and
 /// checks them together. Nothing but files is read, and nothing is written.
 pub(crate) fn load(path: &Path, env: impl IntoIterator<Item = (OsString, OsString)>) -> Loaded {
-    load_on(path, env, &validate::Host::this())
+    load_on(path, env, &validate::Host::this(), Purpose::Judge)
+}
+
+/// The same for the start of a gateway, which would rather run in part than not at all: what is wrong with the files of
+/// TLS is a warning. A power cut in the middle of a renewal must not end what else there is.
+pub(crate) fn load_to_start(
+    path: &Path,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Loaded {
+    load_on(path, env, &validate::Host::this(), Purpose::Start)
+}
+
+/// What a configuration is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To be judged: `check`, a reload, which keeps what runs.
+    Judge,
+    /// To begin with, where nothing else would run instead.
+    Start,
 }
 
 fn load_on(
     path: &Path,
     env: impl IntoIterator<Item = (OsString, OsString)>,
     host: &validate::Host,
+    purpose: Purpose,
 ) -> Loaded {
     let mut problems = Problems::default();
     let raw = raw::read(path, env.into_iter().collect(), &mut problems);
     let base = path.parent().unwrap_or(Path::new(""));
-    validate::check(&raw, problems, base, host)
+    validate::check(&raw, problems, base, host, purpose)
 }

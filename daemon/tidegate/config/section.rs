@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Purpose;
 use super::model::{From, Setting, join};
 use super::raw::{Entry, Node, Table, Value, fold};
 use super::report::{Place, Problems, masked};
@@ -22,6 +23,7 @@ pub(super) struct Checker {
     pub(super) settings: Vec<Setting>,
     /// What relative paths are relative to: the directory of the main file.
     pub(super) base: PathBuf,
+    pub(super) purpose: Purpose,
     /// A text could not be read whole, so that nothing can be said to be missing.
     pub(super) broken: bool,
     pub(super) broken_lines: Vec<Place>,

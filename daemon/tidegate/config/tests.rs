@@ -10,7 +10,7 @@ use super::model::{
     Decode, EventTime, From, IdentityBy, MqttVersion, Secret, Send, Setting, SourceKind, TimeUnit,
 };
 use super::validate::Host;
-use super::{Config, Loaded, load_on};
+use super::{Config, Loaded, Purpose, load_on};
 
 /// A whole configuration without a problem; tests change lines of it.
 const GOOD: &str = r#"[gateway]
@@ -48,7 +48,7 @@ fn load_in(directory: &Path, files: &[(&str, &str)], env: &[(&str, &str)]) -> Lo
         name: Some("edge".into()),
         machine_id: Some("0123456789abcdef0123456789abcdef".into()),
     };
-    load_on(&directory.join("tidegate.toml"), env, &host)
+    load_on(&directory.join("tidegate.toml"), env, &host, Purpose::Judge)
 }
 
 /// `error tidegate.toml:1:2 message (help)` for each problem.
@@ -1133,7 +1133,12 @@ fn a_machine_without_an_id_still_has_a_name() {
         name: Some("müller edge.local".into()),
         machine_id: Some("uninitialized".into()),
     };
-    let loaded = load_on(&directory.path().join("tidegate.toml"), [], &host);
+    let loaded = load_on(
+        &directory.path().join("tidegate.toml"),
+        [],
+        &host,
+        Purpose::Judge,
+    );
     assert!(
         told(&loaded)[0].starts_with("warning tidegate.toml:1:1 this machine has no machine id")
     );

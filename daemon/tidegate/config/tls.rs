@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tidegate_tls::{Identity, Part, Role, Tls, TlsConfig, date};
 
+use super::Purpose;
 use super::report::Place;
 use super::section::{At, Checker, Section};
 use crate::built;
@@ -88,6 +89,14 @@ pub(super) fn tls(
     // What starts reads the files again: they may be renewed until then.
     let loaded = match Tls::load(config.clone()) {
         Ok(loaded) => loaded,
+        Err(error) if cx.purpose == Purpose::Start && error.part != Part::ServerName => {
+            let message = format!(
+                "{}: {} does not connect until the files can be used",
+                error.what, config.owner
+            );
+            cx.warning(place_of(error.part), message, error.help);
+            return Some(config);
+        }
         Err(error) => {
             cx.error(place_of(error.part), error.what, error.help);
             return None;

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tidegate_domain::{alarm, limits};
 
-use super::Loaded;
 use super::model::{
     Broker, ClockTrust, Config, Deploy, Full, Gateway, Modules, Policy, SeriesDescription,
     SourceKind, Status, Store, join,
@@ -20,6 +19,7 @@ use super::section::{At, Checker, Section, suggest};
 use super::source::{STALE_ALARMS, source};
 use super::units;
 use super::uplink::uplink;
+use super::{Loaded, Purpose};
 
 /// Characters of a name. Names stand in topics, metrics and every stored row.
 const NAME_CHARS: usize = 64;
@@ -95,11 +95,18 @@ impl Host {
 }
 
 /// Checks the whole tree.
-pub(super) fn check(raw: &Raw, problems: Problems, base: &Path, host: &Host) -> Loaded {
+pub(super) fn check(
+    raw: &Raw,
+    problems: Problems,
+    base: &Path,
+    host: &Host,
+    purpose: Purpose,
+) -> Loaded {
     let mut cx = Checker {
         problems,
         settings: Vec::new(),
         base: base.to_owned(),
+        purpose,
         broken: raw.broken,
         broken_lines: raw.broken_lines.clone(),
         dangling: false,

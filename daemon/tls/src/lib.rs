@@ -2,7 +2,8 @@
 //! broker's certificate is judged, what is shown of certificates, and what the errors mean.
 //!
 //! The files are read again for every new connection ([`Tls::prepare`]) and looked at in between ([`Tls::refresh`]), so
-//! that a renewed certificate needs no restart. Files that cannot be used leave the old ones in place.
+//! that a renewed certificate needs no restart. Files that cannot be used leave the old ones in place; where there are no
+//! old ones, at a start, there is no connection until they can.
 //!
 //! Nothing here opens a socket.
 
@@ -98,7 +99,7 @@ pub enum Role {
 pub struct TlsStatus {
     /// By role, those that expire first in front.
     pub certificates: Vec<(Role, Certificate)>,
-    /// Why the files as they are now are not used, and the earlier ones still are.
+    /// Why the files as they are now are not used; the earlier ones still are, where there are any.
     pub error: Option<String>,
 }
 
@@ -108,7 +109,10 @@ pub struct Tls {
     name: ServerName<'static>,
     /// Held while the files are read, so that what was read later is never replaced by what was read before.
     refreshing: Mutex<()>,
-    state: Mutex<State>,
+    /// What is in use; `None` while no files could be used yet.
+    state: Mutex<Option<State>>,
+    /// Why the files as they are now are not used.
+    error: Mutex<Option<TlsError>>,
     generation: AtomicU64,
     seen: Arc<Mutex<Option<Certificate>>>,
 }
@@ -117,7 +121,6 @@ struct State {
     contents: Contents,
     client: Arc<ClientConfig>,
     certificates: Vec<(Role, Certificate)>,
-    error: Option<String>,
 }
 
 /// What one connection is made with.
@@ -137,63 +140,96 @@ impl Tls {
     /// # Errors
     /// When a file cannot be read or used, the key is another certificate's, or the name is none.
     pub fn load(config: TlsConfig) -> Result<Self, TlsError> {
-        let name = server_name(&config.server_name)?;
-        let seen = Arc::default();
-        let contents = Contents::read(&config)?;
-        let material = Material::parse(&config, &contents)?;
-        let state = State::new(&config, &name, &seen, contents, material)?;
+        let tls = Self::unread(config)?;
+        let state = tls.read()?;
+        *lock(&tls.state) = state;
+        Ok(tls)
+    }
+
+    /// Reads the files, and goes without until they can be used. Blocks likewise.
+    ///
+    /// # Errors
+    /// When the name is none, which no file can mend.
+    pub fn new(config: TlsConfig) -> Result<Self, TlsError> {
+        let tls = Self::unread(config)?;
+        tls.refresh();
+        Ok(tls)
+    }
+
+    fn unread(config: TlsConfig) -> Result<Self, TlsError> {
         Ok(Self {
+            name: server_name(&config.server_name)?,
             config,
-            name,
             refreshing: Mutex::new(()),
-            state: Mutex::new(state),
+            state: Mutex::default(),
+            error: Mutex::default(),
             generation: AtomicU64::new(0),
-            seen,
+            seen: Arc::default(),
         })
     }
 
     /// Looks whether the files have changed, and uses them if they can be used. Blocks for as long as reading takes.
     pub fn refresh(&self) {
         let _alone = lock(&self.refreshing);
-        let renewed = Contents::read(&self.config).and_then(|contents| {
-            if lock(&self.state).contents == contents {
-                return Ok(None);
-            }
-            let material = Material::parse(&self.config, &contents)?;
-            State::new(&self.config, &self.name, &self.seen, contents, material).map(Some)
-        });
+        let read = self.read();
         let owner = &self.config.owner;
-        let mut state = lock(&self.state);
-        match renewed {
+        let error = match read {
             // What was broken is again what is in use.
-            Ok(None) => state.error = None,
+            Ok(None) => None,
             Ok(Some(renewed)) => {
-                *state = renewed;
-                self.generation.fetch_add(1, Ordering::Release);
-                tracing::info!("{owner}: the renewed TLS files are in use");
-            }
-            Err(error) => {
-                let error = error.to_string();
-                if state.error.as_ref() != Some(&error) {
-                    tracing::error!(
-                        "{owner}: the TLS files changed and cannot be used, the earlier ones still are: {error}"
-                    );
+                if lock(&self.state).replace(renewed).is_some() {
+                    tracing::info!("{owner}: the renewed TLS files are in use");
                 }
-                state.error = Some(error);
+                self.generation.fetch_add(1, Ordering::Release);
+                None
             }
+            Err(error) => Some(error),
+        };
+        let mut known = lock(&self.error);
+        if let Some(error) = error.as_ref().filter(|error| known.as_ref() != Some(error)) {
+            let instead = match *lock(&self.state) {
+                Some(_) => "the earlier ones still are",
+                None => "there is no connection until they can",
+            };
+            tracing::error!("{owner}: the TLS files cannot be used, {instead}: {error}");
         }
+        *known = error;
+    }
+
+    /// What the files are now, where that is not what is in use.
+    fn read(&self) -> Result<Option<State>, TlsError> {
+        let contents = Contents::read(&self.config)?;
+        let is_known = |state: &State| state.contents == contents;
+        if lock(&self.state).as_ref().is_some_and(is_known) {
+            return Ok(None);
+        }
+        let material = Material::parse(&self.config, &contents)?;
+        State::new(&self.config, &self.name, &self.seen, contents, material).map(Some)
     }
 
     /// What the next connection is made with, after a [`Tls::refresh`]. Blocks likewise.
-    #[must_use]
-    pub fn prepare(&self) -> Prepared {
+    ///
+    /// # Errors
+    /// When no files could be used so far.
+    pub fn prepare(&self) -> Result<Prepared, TlsError> {
         self.refresh();
-        let state = lock(&self.state);
-        Prepared {
-            client: Arc::clone(&state.client),
+        let client = lock(&self.state)
+            .as_ref()
+            .map(|state| Arc::clone(&state.client));
+        let Some(client) = client else {
+            let error = lock(&self.error).clone();
+            return Err(error.unwrap_or_else(|| {
+                files::unusable(
+                    Part::Ca,
+                    "the files were being read; the next attempt has them",
+                )
+            }));
+        };
+        Ok(Prepared {
+            client,
             name: self.name.clone(),
             generation: self.generation.load(Ordering::Acquire),
-        }
+        })
     }
 
     /// Whether a connection of this generation was made with the files that are in use. Never blocks.
@@ -206,15 +242,13 @@ impl Tls {
     #[must_use]
     pub fn status(&self) -> TlsStatus {
         let state = lock(&self.state);
+        let ours = state.iter().flat_map(|state| &state.certificates).cloned();
         let server = lock(&self.seen).clone();
         TlsStatus {
-            certificates: state
-                .certificates
-                .iter()
-                .cloned()
+            certificates: ours
                 .chain(server.map(|server| (Role::Server, server)))
                 .collect(),
-            error: state.error.clone(),
+            error: lock(&self.error).as_ref().map(ToString::to_string),
         }
     }
 
@@ -271,7 +305,6 @@ impl State {
             contents,
             client: Arc::new(client),
             certificates: shown(material.certificates),
-            error: None,
         })
     }
 }

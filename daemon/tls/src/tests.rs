@@ -192,7 +192,7 @@ fn begins(site: &Site, with: &str) -> bool {
 fn renewed_files_are_taken_and_broken_ones_are_not() {
     let site = Site::new();
     let tls = site.load().unwrap();
-    let first = tls.prepare();
+    let first = tls.prepare().unwrap();
     assert!(tls.is_current(first.generation));
     assert_eq!(own(&tls), ["gateway"]);
 
@@ -205,14 +205,14 @@ fn renewed_files_are_taken_and_broken_ones_are_not() {
     let error = tls.status().error.unwrap();
     assert!(error.contains("is not that of the certificate"), "{error}");
     // Whoever connects meanwhile connects with what is whole.
-    assert!(Arc::ptr_eq(&tls.prepare().client, &first.client));
+    assert!(Arc::ptr_eq(&tls.prepare().unwrap().client, &first.client));
 
     site.write("key.pem", &key);
     tls.refresh();
     assert!(!tls.is_current(first.generation));
     assert_eq!(own(&tls), ["renewed"]);
     assert_eq!(tls.status().error, None);
-    let second = tls.prepare();
+    let second = tls.prepare().unwrap();
     assert!(tls.is_current(second.generation));
     assert!(!Arc::ptr_eq(&second.client, &first.client));
 
@@ -224,6 +224,24 @@ fn renewed_files_are_taken_and_broken_ones_are_not() {
     tls.refresh();
     assert_eq!(tls.status().error, None);
     assert!(tls.is_current(second.generation));
+}
+
+#[test]
+fn files_that_cannot_be_used_at_the_start_are_used_when_they_can() {
+    let site = Site::new();
+    let key = fs::read_to_string(site.path("key.pem")).unwrap();
+    site.write("key.pem", &key[..key.len() / 2]);
+    assert!(site.load().is_err(), "whoever judges the files hears of it");
+    let tls = Tls::new(site.config()).unwrap();
+    let error = tls.prepare().unwrap_err();
+    assert_eq!(error.part, crate::Part::Key);
+    assert_eq!(tls.status().error, Some(error.to_string()));
+    assert_eq!(tls.status().certificates, []);
+    site.write("key.pem", &key);
+    let prepared = tls.prepare().unwrap();
+    assert!(tls.is_current(prepared.generation));
+    assert_eq!(tls.status().error, None);
+    assert_eq!(own(&tls), ["gateway"]);
 }
 
 #[test]

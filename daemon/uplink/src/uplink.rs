@@ -402,7 +402,12 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 return Ok(self.unreachable(&reason));
             }
         };
-        let prepared = self.prepare().await?;
+        let prepared = match self.prepare().await? {
+            Ok(prepared) => prepared,
+            Err(reason) => {
+                return Ok(self.unreachable(&reason));
+            }
+        };
         let will = Will {
             topic: &self.topics.status,
             payload: payload::offline(&self.config.gateway),
@@ -986,14 +991,14 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
     }
 
     /// What the next connection's TLS is made of, if it is to have any.
-    async fn prepare(&self) -> Result<Option<Prepared>, UplinkError> {
+    async fn prepare(&self) -> Result<Result<Option<Prepared>, String>, UplinkError> {
         let Transport::Tls(tls) = &self.broker().transport else {
-            return Ok(None);
+            return Ok(Ok(None));
         };
         let tls = Arc::clone(tls);
         let read = task::spawn_blocking(move || tls.prepare());
         let prepared = read.await.map_err(|source| self.panicked(source))?;
-        Ok(Some(prepared))
+        Ok(prepared.map(Some).map_err(|error| error.to_string()))
     }
 
     fn panicked(&self, source: JoinError) -> UplinkError {

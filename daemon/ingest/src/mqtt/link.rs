@@ -237,7 +237,8 @@ async fn shake_hands(
     let files = Arc::clone(tls);
     let prepared = spawn_blocking(move || files.prepare())
         .await
-        .map_err(|error| LinkError::no_tls(config, format!("the files were not read: {error}")))?;
+        .map_err(|error| LinkError::no_tls(config, format!("the files were not read: {error}")))?
+        .map_err(|error| LinkError::no_tls(config, error.to_string()))?;
     let connector = TlsConnector::from(prepared.client);
     match connector.connect(prepared.name, tcp).await {
         Ok(stream) => Ok((Box::new(stream), MadeOf(Some(prepared.generation)))),
