@@ -371,41 +371,49 @@ impl Worker {
     }
 }
 
-/// The source of a message with whether the clock was set when it arrived, and its size in bytes: what a batch holds
-/// arrived by one clock.
-fn origin(received: &Received) -> ((usize, bool), usize) {
-    let message = &received.message;
-    (
-        (message.source, message.arrival.synced),
-        message.payload.len(),
-    )
+/// Where messages come from, and how large they are: what a batch holds is of one source and arrived by one clock.
+struct Origin<S> {
+    source: S,
+    /// Whether the clock was set then.
+    synced: bool,
+    bytes: usize,
 }
 
-/// Cuts what waited into batches of one source and a bounded size each, in order of arrival within a source.
+fn origin(received: &Received) -> Origin<usize> {
+    let message = &received.message;
+    Origin {
+        source: message.source,
+        synced: message.arrival.synced,
+        bytes: message.payload.len(),
+    }
+}
+
+/// Cuts what waited into batches of one source, one state of the clock and a bounded size each, in order of arrival within
+/// a source, also where the clock's state goes to and fro.
 fn batches<T, S: PartialEq>(
     waiting: impl Iterator<Item = T>,
-    origin: impl Fn(&T) -> (S, usize),
+    origin: impl Fn(&T) -> Origin<S>,
 ) -> Vec<Vec<T>> {
     let mut done = Vec::new();
-    let mut open: Vec<(S, usize, Vec<T>)> = Vec::new();
+    let mut open: Vec<(Origin<S>, Vec<T>)> = Vec::new();
     for received in waiting {
-        let (source, bytes) = origin(&received);
-        let index = open
-            .iter()
-            .position(|(other, _, _)| *other == source)
-            .unwrap_or_else(|| {
-                open.push((source, 0, Vec::new()));
-                open.len() - 1
-            });
-        let (_, size, batch) = &mut open[index];
-        if !batch.is_empty() && *size + bytes > BATCH_BYTES {
+        let from = origin(&received);
+        let known = open
+            .iter_mut()
+            .find(|(other, _)| other.source == from.source);
+        let Some((of, batch)) = known else {
+            open.push((from, vec![received]));
+            continue;
+        };
+        if of.synced != from.synced || of.bytes + from.bytes > BATCH_BYTES {
             done.push(std::mem::take(batch));
-            *size = 0;
+            of.bytes = 0;
         }
-        *size += bytes;
+        of.synced = from.synced;
+        of.bytes += from.bytes;
         batch.push(received);
     }
-    done.extend(open.into_iter().map(|(_, _, batch)| batch));
+    done.extend(open.into_iter().map(|(_, batch)| batch));
     done
 }
 
@@ -496,22 +504,48 @@ mod tests {
     #[test]
     fn a_batch_holds_one_source_and_at_most_its_bytes() {
         let waiting = [
-            (0, 10),
-            (1, BATCH_BYTES),
-            (0, BATCH_BYTES - 10),
-            (0, 1),
-            (1, BATCH_BYTES + 1),
+            (0, true, 10),
+            (1, true, BATCH_BYTES),
+            (0, true, BATCH_BYTES - 10),
+            (0, true, 1),
+            (1, true, BATCH_BYTES + 1),
         ];
-        let mut batches = batches(waiting.into_iter(), |message| *message);
+        let mut batches = batches(waiting.into_iter(), of);
         batches.sort();
         assert_eq!(
             batches,
             [
-                vec![(0, 1)],
-                vec![(0, 10), (0, BATCH_BYTES - 10)],
-                vec![(1, BATCH_BYTES)],
-                vec![(1, BATCH_BYTES + 1)]
+                vec![(0, true, 1)],
+                vec![(0, true, 10), (0, true, BATCH_BYTES - 10)],
+                vec![(1, true, BATCH_BYTES)],
+                vec![(1, true, BATCH_BYTES + 1)]
             ]
         );
+    }
+
+    #[test]
+    fn a_clock_that_goes_to_and_fro_changes_no_order() {
+        let waiting = [
+            (0, false, 1),
+            (0, true, 2),
+            (1, true, 9),
+            (0, false, 3),
+            (0, false, 4),
+        ];
+        let batches = batches(waiting.into_iter(), of);
+        let of_first = batches.iter().filter(|batch| batch[0].0 == 0);
+        let sizes: Vec<Vec<usize>> = of_first
+            .map(|batch| batch.iter().map(|message| message.2).collect())
+            .collect();
+        assert_eq!(sizes, [vec![1], vec![2], vec![3, 4]]);
+    }
+
+    fn of(message: &(usize, bool, usize)) -> Origin<usize> {
+        let (source, synced, bytes) = *message;
+        Origin {
+            source,
+            synced,
+            bytes,
+        }
     }
 }
