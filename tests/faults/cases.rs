@@ -271,6 +271,7 @@ impl<'a> Run<'a> {
             // What the disk can hold, the space included that is kept back.
             max_size: "32MiB",
             uplink_port: Some(line.port),
+            commands: false,
             ..Plan::on(&disk)
         };
         let mut gateway = self.gateway(Site::new(), plan);
@@ -514,6 +515,7 @@ impl<'a> Run<'a> {
         let plan = Plan {
             rate: 3000,
             max_size: "4MiB",
+            commands: false,
             uplink_port: Some(up.port),
             more: format!(
                 "[source.press]\nkind = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{field}\"\n\

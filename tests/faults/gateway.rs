@@ -1,13 +1,15 @@
 //! One gateway under test: its configuration, its daemon, the sensors that feed it, and how its story ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use crate::disk::Disk;
 use crate::oracle::History;
 use crate::stand::Stand;
-use crate::support::feed::Feed;
-use crate::support::{Daemon, Site, verify, wait_for};
+use crate::support::feed::{Feed, Payload};
+use crate::support::{Daemon, Site, tidegate, verify, wait_for};
 
 /// Length of the windows, milliseconds.
 const WINDOW: i64 = 500;
@@ -26,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) uplink_port: Option<u16>,
     /// Further configuration, at its end.
     pub(crate) more: String,
+    /// Whether the cloud sends commands. They take an uplink that comes up.
+    pub(crate) commands: bool,
     /// A switch that breaks the daemon: see `daemon/tidegate/faults.rs`.
     pub(crate) broken: Option<&'static str>,
     /// What the daemon is started by.
@@ -43,6 +47,7 @@ impl Default for Plan {
             source_port: None,
             uplink_port: None,
             more: String::new(),
+            commands: true,
             broken: None,
             under: Vec::new(),
             env: Vec::new(),
@@ -60,6 +65,7 @@ pub(crate) struct Gateway<'a> {
     plan: Plan,
     config: PathBuf,
     feeds: BTreeMap<&'static str, Feed>,
+    commands: Option<Feed>,
     kills: u64,
     replaced: BTreeMap<String, u64>,
     /// Series for which an alarm must come.
@@ -68,6 +74,8 @@ pub(crate) struct Gateway<'a> {
 }
 
 const SOURCES: [(&str, &str); 2] = [("plant", "3.1.1"), ("hall", "5")];
+/// The source whose messages have an identity.
+const IDENTIFIED: &str = "hall";
 
 impl<'a> Gateway<'a> {
     /// Starts the daemon, and the sensors once its sessions stand. A daemon that ends before that is started again
@@ -83,6 +91,7 @@ impl<'a> Gateway<'a> {
             plan,
             config,
             feeds: BTreeMap::new(),
+            commands: None,
             kills: 0,
             replaced: BTreeMap::new(),
             alarms: BTreeSet::new(),
@@ -104,7 +113,34 @@ impl<'a> Gateway<'a> {
             );
             gateway.feeds.insert(source, feed);
         }
+        if gateway.plan.commands {
+            gateway.command();
+        }
         gateway
+    }
+
+    /// Has the cloud send a command a second, from the moment at which the gateway listens to them.
+    fn command(&mut self) {
+        let cloud = self.stand.cloud.borrow();
+        let topic = format!("tidegate/{}/command", self.name);
+        let mut asked = 0_u64;
+        wait_for("an answer to the first command", || {
+            // What is sent before the uplink has subscribed is nobody's.
+            if asked.is_multiple_of(20) {
+                let first = format!("{{\"id\":\"first-{asked}\",\"command\":\"report\"}}");
+                cloud.publish(&topic, [first]);
+            }
+            asked += 1;
+            let messages = self.stand.messages(&self.name);
+            messages
+                .iter()
+                .any(|message| message.kind == "reply")
+                .then_some(())
+        });
+        let client = format!("{}-cloud", self.name);
+        let command: Payload = |n, _| format!("{{\"id\":\"c-{n}\",\"command\":\"report\"}}");
+        let feed = Feed::start_with(cloud.port, &client, vec![topic], 1, command);
+        self.commands = Some(feed);
     }
 
     /// True when it takes messages, false when it has ended.
@@ -168,7 +204,7 @@ impl<'a> Gateway<'a> {
     }
 
     /// The ledger, where the daemon answers.
-    pub(crate) fn ledger(&self) -> Option<serde_json::Value> {
+    pub(crate) fn ledger(&self) -> Option<Value> {
         let (_, body) = self.daemon.get("/api/v1/ledger")?;
         serde_json::from_str(&body).ok()
     }
@@ -176,7 +212,7 @@ impl<'a> Gateway<'a> {
     /// The state of the store, as the page has it.
     pub(crate) fn store_state(&self) -> Option<String> {
         let (_, status) = self.daemon.get("/api/v1/status")?;
-        let status: serde_json::Value = serde_json::from_str(&status).ok()?;
+        let status: Value = serde_json::from_str(&status).ok()?;
         status["store"]["state"].as_str().map(str::to_owned)
     }
 
@@ -211,12 +247,17 @@ impl<'a> Gateway<'a> {
             kills: self.kills,
             replaced: self.replaced.clone(),
             alarms: self.alarms.clone(),
+            identified: [IDENTIFIED.to_owned()].into(),
             ..History::default()
         };
         for (source, feed) in std::mem::take(&mut self.feeds) {
             let published = feed.finish();
             history.sent.insert(source.to_owned(), published.sent);
             history.resent.insert(source.to_owned(), published.resent);
+        }
+        if let Some(feed) = self.commands.take() {
+            let sent = feed.finish().sent;
+            history.commands = sent.iter().map(|sent| format!("c-{}", sent.n)).collect();
         }
         // A broker delivers in order, so that whatever came before the last message is settled with it.
         for sent in history.sent.values() {
@@ -227,12 +268,20 @@ impl<'a> Gateway<'a> {
                     .then_some(())
             });
         }
+        if !history.commands.is_empty() && self.replaced.is_empty() {
+            wait_for("answers to all commands", || {
+                let answered = self.stand.answered(&self.name);
+                let open = history.commands.iter().find(|id| !answered.contains(*id));
+                open.is_none().then_some(())
+            });
+        }
         wait_for("closed windows and an empty outbox", || {
             self.is_idle().then_some(())
         });
         self.stand.probe(&self.name);
         assert_eq!(self.daemon.stop(), 0, "{}", self.daemon.log());
         history.verified = verify(&self.config);
+        history.quarantined = quarantined(&self.config);
         history.received = self.stand.messages(&self.name);
         (history, self.site)
     }
@@ -241,7 +290,7 @@ impl<'a> Gateway<'a> {
         let Some((200, status)) = self.daemon.get("/api/v1/status") else {
             return false;
         };
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+        let status: Value = serde_json::from_str(&status).unwrap_or_default();
         let open = status["pipelines"].as_array().into_iter().flatten();
         let waiting = self.ledger().unwrap_or_default()["uplinks"]["cloud"]["waiting"].as_u64();
         open.map(|pipeline| pipeline["windows_open"].as_u64())
@@ -250,7 +299,34 @@ impl<'a> Gateway<'a> {
     }
 }
 
-fn spawn(config: &std::path::Path, plan: &Plan, under: &[String]) -> Daemon {
+/// The numbers of the messages that are in quarantine, by source.
+fn quarantined(config: &Path) -> BTreeMap<String, BTreeSet<u64>> {
+    let ask = |arguments: &[&str]| -> Value {
+        let mut command = tidegate();
+        command.arg("quarantine").args(arguments);
+        let output = command.args(["--json", "--config"]).arg(config).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let mut numbers = BTreeMap::<String, BTreeSet<u64>>::new();
+    let page = ask(&["list", "--limit", "10000"]);
+    assert_eq!(page["next"], Value::Null, "quarantine has a second page");
+    for entry in page["items"].as_array().unwrap() {
+        let Some(source) = entry["source"].as_str() else {
+            continue;
+        };
+        let row = ask(&["show", &entry["id"].to_string()]);
+        let payload = row["payload"].as_str().unwrap_or_default();
+        let message: Value = serde_json::from_str(payload).unwrap_or_default();
+        if let Some(n) = message["n"].as_u64() {
+            numbers.entry(source.to_owned()).or_default().insert(n);
+        }
+    }
+    numbers
+}
+
+fn spawn(config: &Path, plan: &Plan, under: &[String]) -> Daemon {
     let mut env: Vec<(&str, &str)> = Vec::new();
     env.extend(
         plan.env
@@ -272,10 +348,15 @@ fn write_config(stand: &Stand, name: &str, site: &Site, plan: &Plan) -> PathBuf 
         plan.max_size
     );
     for (source, version) in SOURCES {
+        // What identifies a message is known of one of the two, so that both ways are seen.
+        let identity = match source {
+            IDENTIFIED => "identity = { field = \"n\" }\nidentity-window = 20000\n",
+            _ => "",
+        };
         text += &format!(
             "[source.{source}]\nkind = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{source_port}\"\nversion = \"{version}\"\n\
              keep-alive = \"5s\"\nsubscribe = [{{ topic = \"{name}/{source}/#\", qos = 1 }}]\n\
-             decode = {{ as = \"json\", time-field = \"ts\", time-unit = \"ms\" }}\n"
+             decode = {{ as = \"json\", time-field = \"ts\", time-unit = \"ms\" }}\n{identity}"
         );
     }
     text += &format!(
@@ -285,7 +366,7 @@ fn write_config(stand: &Stand, name: &str, site: &Site, plan: &Plan) -> PathBuf 
          [pipeline.sums]\nfrom = [\"plant\", \"hall\"]\nsummary = {{ window = \"{WINDOW}ms\" }}\n\
          to = [{{ uplink = \"cloud\", send = \"summary\", priority = \"high\" }}]\n\
          [uplink.cloud]\nkind = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{uplink_port}\"\nlinger = \"100ms\"\n\
-         keep-alive = \"5s\"\ntopic = \"tidegate/{{gateway}}/{{kind}}\"\n{}",
+         keep-alive = \"5s\"\ntopic = \"tidegate/{{gateway}}/{{kind}}\"\ncommands = [\"report\"]\n{}",
         plan.more
     );
     site.write("tidegate.toml", &text)

@@ -3,8 +3,10 @@
 //!
 //! Readings go through two pipelines: `raw` sends each of them, `sums` sends their windows. So:
 //! - what was sent is received or in a declared gap, and what is received was sent; where the daemon was killed, a message
-//!   that was under its hands time and again may be in quarantine instead
-//! - a reading comes twice only where a message was delivered to the daemon twice
+//!   that was under its hands time and again may be in quarantine instead, which must then have this very message
+//! - a reading comes twice only where a message was delivered to the daemon twice, and never from a source that gives its
+//!   messages an identity
+//! - every command that the broker took is answered, and always in the same words
 //! - a sealed message is the same whenever it comes, and numbers are dense but for those in gaps
 //! - the readings of a source come in its order
 //! - windows and supplements, added up, are those of the readings
@@ -26,6 +28,12 @@ pub(crate) struct History {
     pub(crate) resent: BTreeMap<String, u64>,
     /// What the receiver got, in order of arrival.
     pub(crate) received: Vec<Message>,
+    /// Sources that give each message an identity.
+    pub(crate) identified: BTreeSet<String>,
+    /// By source: the numbers of the messages that are in quarantine in the end.
+    pub(crate) quarantined: BTreeMap<String, BTreeSet<u64>>,
+    /// The ids of the commands that the cloud's broker took.
+    pub(crate) commands: Vec<String>,
     /// How often the daemon was killed.
     pub(crate) kills: u64,
     /// Series for which an alarm must have come.
@@ -90,6 +98,9 @@ pub(crate) enum Violation {
     Alarms {
         missing: Vec<String>,
     },
+    Commands {
+        problem: String,
+    },
     Ledger {
         problem: String,
     },
@@ -104,6 +115,7 @@ pub(crate) struct Verdict {
     pub(crate) quarantined: u64,
     pub(crate) windows: u64,
     pub(crate) messages_again: u64,
+    pub(crate) commands: u64,
 }
 
 impl fmt::Display for Verdict {
@@ -115,11 +127,12 @@ impl fmt::Display for Verdict {
             quarantined,
             windows,
             messages_again,
+            commands,
         } = self;
         write!(
             f,
             "{sent} sent, {twice} twice, {in_gaps} in gaps, {quarantined} quarantined, {windows} windows, \
-             {messages_again} messages again"
+             {messages_again} messages again, {commands} commands"
         )
     }
 }
@@ -137,6 +150,7 @@ pub(crate) fn judge(history: &History) -> Result<Verdict, Vec<Violation>> {
     judge.readings();
     judge.windows();
     judge.alarms();
+    judge.commands();
     judge.ledger();
     if judge.violations.is_empty() {
         Ok(judge.verdict)
@@ -312,10 +326,14 @@ impl<'a> Judge<'a> {
                 .iter()
                 .filter(|sent| !seen.contains_key(&sent.n))
                 .collect();
-            let quarantined = self.count(&["sources", source, "quarantined"]);
-            let quarantined = quarantined.min(missing.len() as u64);
-            self.verdict.quarantined += quarantined;
-            missing_in_all += missing.len() as u64 - quarantined;
+            // A payload is set aside at its fourth attempt, so that it takes kills to get there.
+            let aside = self.history.quarantined.get(source);
+            let aside = aside.filter(|_| self.history.kills >= 3);
+            let (aside, missing): (Vec<&Sent>, Vec<&Sent>) = missing
+                .into_iter()
+                .partition(|sent| aside.is_some_and(|numbers| numbers.contains(&sent.n)));
+            self.verdict.quarantined += aside.len() as u64;
+            missing_in_all += missing.len() as u64;
             // What waited in a database that was replaced is told as a gap of unknown size; it excuses nothing that came later.
             let later = self.history.replaced.get(source);
             let excused = |sent: &Sent| match later {
@@ -326,14 +344,15 @@ impl<'a> Judge<'a> {
                 .filter(|sent| !excused(sent))
                 .map(|sent| sent.n)
                 .collect();
-            if lost.len() as u64 > quarantined.min(self.history.kills / 2) {
+            if !lost.is_empty() {
                 let (source, numbers) = (source.clone(), lost);
                 self.violations.push(Violation::Lost { source, numbers });
             }
             let twice: u64 = seen.values().map(|times| times - 1).sum();
             let counted = self.count(&["sources", source, "redelivered"]);
             let resent = self.history.resent.get(source).copied().unwrap_or(0);
-            let bound = counted + resent;
+            let identified = self.history.identified.contains(source);
+            let bound = if identified { 0 } else { counted + resent };
             if twice > bound && !self.history.is_replaced() {
                 let source = source.clone();
                 self.violations.push(Violation::Doubled {
@@ -474,6 +493,35 @@ impl<'a> Judge<'a> {
             .collect();
         if !missing.is_empty() {
             self.violations.push(Violation::Alarms { missing });
+        }
+    }
+
+    /// A command comes to the daemon as often as a connection breaks, and takes effect once: its second answer is the first.
+    fn commands(&mut self) {
+        if self.history.is_replaced() {
+            return;
+        }
+        let mut answers: BTreeMap<&str, &Value> = BTreeMap::new();
+        let replies = self.messages.values();
+        let replies = replies.filter(|message| message.kind == "reply");
+        for reply in replies.flat_map(|message| &message.items) {
+            let id = reply["id"].as_str().unwrap_or_default();
+            let first = *answers.entry(id).or_insert(reply);
+            if first != reply {
+                let problem = format!("{id} was answered in two ways: {first} and {reply}");
+                self.violations.push(Violation::Commands { problem });
+            }
+            if reply["status"] != "done" {
+                let problem = format!("{id} was refused: {reply}");
+                self.violations.push(Violation::Commands { problem });
+            }
+        }
+        for id in &self.history.commands {
+            self.verdict.commands += 1;
+            if !answers.contains_key(id.as_str()) {
+                let problem = format!("{id} was never answered");
+                self.violations.push(Violation::Commands { problem });
+            }
         }
     }
 
@@ -691,24 +739,25 @@ mod tests {
     }
 
     #[test]
-    fn quarantine_excuses_no_more_than_it_holds_and_only_after_kills() {
-        let quarantine = |history: &mut History, kills, count: u64| {
+    fn quarantine_excuses_what_it_holds_and_only_after_kills() {
+        let quarantine = |history: &mut History, kills, number: u64| {
             history.kills = kills;
             history.received[1].items.remove(2);
             history.received[4].items[0] = json!({"pipeline": "sums", "series": "plant/a/n", "from": 10_000,
                 "to": 11_000, "count": 9, "min": 0, "max": 9, "first": 0, "last": 9, "mean": 38.0 / 9.0});
-            history.verified.1["sources"]["plant"]["quarantined"] = count.into();
+            history.quarantined = [("plant".to_owned(), [number].into())].into();
             history.verified.1["pipelines"]["raw"]["stored"] = 39.into();
             history.verified.1["pipelines"]["sums"]["stored"] = 39.into();
             history.verified.1["uplinks"]["cloud"]["delivered"] = 43.into();
         };
         let mut history = sound();
-        quarantine(&mut history, 4, 1);
+        quarantine(&mut history, 4, 7);
         assert_eq!(judge(&history).unwrap().quarantined, 1);
-        for (kills, count) in [(0, 1), (4, 0)] {
+        // Too few kills, and another message.
+        for (kills, number) in [(2, 7), (4, 8)] {
             check(
                 |violation| matches!(violation, Violation::Lost { .. }),
-                |history| quarantine(history, kills, count),
+                |history| quarantine(history, kills, number),
             );
         }
     }
@@ -813,6 +862,15 @@ mod tests {
         twice(&mut history);
         history.resent.insert("plant".to_owned(), 1);
         assert_eq!(judge(&history).unwrap().twice, 1);
+        // One with an identity never does, however often it was sent.
+        check(
+            |violation| matches!(violation, Violation::Doubled { bound: 0, .. }),
+            |history| {
+                twice(history);
+                history.resent.insert("plant".to_owned(), 1);
+                history.identified.insert("plant".to_owned());
+            },
+        );
     }
 
     #[test]
@@ -899,6 +957,34 @@ mod tests {
             check(ledger, |history| {
                 *history.verified.1.pointer_mut(path).unwrap() = value.into();
             });
+        }
+    }
+
+    #[test]
+    fn a_command_is_answered_and_always_in_the_same_words() {
+        let ask = |history: &mut History, replies: &[Value]| {
+            history.commands = vec!["c-0".to_owned(), "c-1".to_owned()];
+            let delivered = 44 + replies.len();
+            push(history, "reply", replies.to_vec());
+            history.verified.1["uplinks"]["cloud"]["delivered"] = delivered.into();
+        };
+        let reply = |id: &str, state: &str| json!({"id": id, "status": "done", "data": state});
+        let mut history = sound();
+        ask(
+            &mut history,
+            &[reply("c-0", "a"), reply("c-1", "b"), reply("c-0", "a")],
+        );
+        assert_eq!(judge(&history).unwrap().commands, 2);
+        let refused = json!({"id": "c-1", "status": "error"});
+        for replies in [
+            vec![reply("c-0", "a")],
+            vec![reply("c-0", "a"), reply("c-1", "b"), reply("c-0", "b")],
+            vec![reply("c-0", "a"), refused],
+        ] {
+            check(
+                |violation| matches!(violation, Violation::Commands { .. }),
+                |history| ask(history, &replies),
+            );
         }
     }
 

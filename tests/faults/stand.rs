@@ -100,6 +100,16 @@ impl Stand {
             .unwrap_or_default()
     }
 
+    /// The ids of the commands that a gateway has answered.
+    pub(crate) fn answered(&self, gateway: &str) -> HashSet<String> {
+        let messages = self.messages(gateway);
+        let replies = messages.iter().filter(|message| message.kind == "reply");
+        replies
+            .flat_map(|message| &message.items)
+            .filter_map(|item| item["id"].as_str().map(str::to_owned))
+            .collect()
+    }
+
     /// Whether a reading of a series with this value, or a higher one, has come.
     pub(crate) fn has_come(&self, gateway: &str, series: &str, value: u64) -> bool {
         let inboxes = self.inboxes.lock().unwrap();
@@ -129,7 +139,8 @@ fn receive(inboxes: &Mutex<HashMap<String, Inbox>>, topic: &str, payload: &str) 
         "probe" => {
             inbox.probes.insert(payload.to_owned());
         }
-        "status" => {}
+        // What the cloud itself sends, and what is not numbered.
+        "status" | "command" => {}
         _ => {
             // What is no JSON becomes a message that no oracle lets through.
             let message: Value = serde_json::from_str(payload).unwrap_or_default();

@@ -13,6 +13,9 @@ use super::BEGIN;
 /// Messages that wait for the broker's acknowledgement at once.
 const IN_FLIGHT: usize = 64;
 
+/// What a message says: its number, and its time in milliseconds since the epoch.
+pub(crate) type Payload = fn(u64, i64) -> String;
+
 /// Messages of one feed at most; then it falls silent. mosquitto 2.0.11 drops what is beyond its 65,535 packet identifiers,
 /// and a gateway that is down for long would make it.
 const MOST: usize = 30_000;
@@ -53,6 +56,18 @@ impl Feed {
     /// Publishes `{"ts": …, "n": 0}`, 1, 2, … round robin to the topics. Those whose last level begins with `old` claim
     /// times of last year, 10 ms apart; the others carry the present time.
     pub(crate) fn start(port: u16, client: &str, topics: Vec<String>, rate: u64) -> Self {
+        let reading: Payload = |n, time| format!("{{\"ts\":{time},\"n\":{n}}}");
+        Self::start_with(port, client, topics, rate, reading)
+    }
+
+    /// The same with other payloads.
+    pub(crate) fn start_with(
+        port: u16,
+        client: &str,
+        topics: Vec<String>,
+        rate: u64,
+        payload: Payload,
+    ) -> Self {
         let shared = Arc::new(Shared {
             rate: rate.into(),
             acknowledged: 0.into(),
@@ -62,6 +77,7 @@ impl Feed {
             port,
             client: client.to_owned(),
             topics,
+            payload,
             shared: Arc::clone(&shared),
             waiting: VecDeque::new(),
             done: Published::default(),
@@ -91,6 +107,7 @@ struct Sender {
     port: u16,
     client: String,
     topics: Vec<String>,
+    payload: Payload,
     shared: Arc<Shared>,
     /// Sent and not acknowledged: packet identifier and number.
     waiting: VecDeque<(u16, u64)>,
@@ -172,7 +189,7 @@ impl Sender {
     fn publish(&self, id: u16, n: u64, again: bool) -> Vec<u8> {
         let sent = &self.done.sent[usize::try_from(n).unwrap()];
         let topic = sent.series.strip_suffix("/n").unwrap();
-        let payload = format!("{{\"ts\":{},\"n\":{n}}}", sent.time);
+        let payload = (self.payload)(n, sent.time);
         let mut body = text(topic);
         body.extend(id.to_be_bytes());
         body.extend(payload.as_bytes());
