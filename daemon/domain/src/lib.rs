@@ -18,6 +18,7 @@ pub mod outcome;
 pub mod quarantine;
 pub mod reading;
 pub mod receive_window;
+pub mod rollout;
 pub mod series;
 pub mod silence;
 pub mod sketch;

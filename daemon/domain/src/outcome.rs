@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::Batch;
 use crate::identity::Identity;
 use crate::message::{AckToken, Arrival};
+use crate::rollout;
 
 /// Everything that one batch of one source became. It commits as a whole or not at all, and only then are its
 /// messages acknowledged.
@@ -34,8 +35,11 @@ pub struct BatchOutcome {
     pub heard: Vec<Arc<str>>,
     /// Messages that could not be decoded; they are among `counts.quarantined`.
     pub quarantined: Vec<QuarantinedMessage>,
-    /// One for every pipeline that reads the source, in the configuration's order.
+    /// What every pipeline that reads the source made of it, in the configuration's order; two of a pipeline whose canary
+    /// speaks for a part of the series.
     pub pipelines: Vec<PipelineOutcome>,
+    /// Steps of rollouts that come before it.
+    pub rollouts: Vec<rollout::Change>,
     /// Digests of redelivered messages, or replayed rows, whose persisted attempt count can go with this commit.
     pub attempts_done: Vec<[u8; 32]>,
     /// What the source calls its messages by, those that were new, in their order: remembered from this commit on.
@@ -68,6 +72,13 @@ pub struct ReplayFailure {
 }
 
 impl BatchOutcome {
+    /// Whether anything arrived with it. What comes from quarantine arrived long ago, and a step of a rollout alone never
+    /// did: neither moves a clock.
+    #[must_use]
+    pub fn has_arrived(&self) -> bool {
+        self.replayed.is_none() && (self.rollouts.is_empty() || self.counts.received > 0)
+    }
+
     /// Corrects what was taken before the clock was set; see [`Arrival::corrected`]. All its messages arrived by one
     /// clock.
     pub fn correct(&mut self, offset: i64) {

@@ -38,6 +38,8 @@ impl Scope {
 pub(crate) mod own {
     /// Store: 1 after a clean exit.
     pub(crate) const CLEAN: &str = "clean";
+    /// Store: 1 while the process has not run for long; see `rollouts.rs`.
+    pub(crate) const YOUNG: &str = "young";
     /// Store: number of the last committed group.
     pub(crate) const GROUP: &str = "group";
     /// Store: the committed arrival clock, nanoseconds since the epoch.

@@ -13,6 +13,7 @@ use tidegate_domain::item::{
     EventItem, ItemKind, JsonValue, Priority, ReadingItem, SummaryItem, millis,
 };
 use tidegate_domain::outcome::{PipelineOutcome, Replayed};
+use tidegate_domain::rollout::Change;
 use tidegate_domain::{Arrival, Batch, BatchOutcome, ClosedWindow, Item, Quality};
 
 use crate::books::{Scope, own};
@@ -28,7 +29,8 @@ use crate::num::sql;
 use crate::orders;
 use crate::outbox::{Entry, LaneKey, Pen};
 use crate::quarantine;
-use crate::setup::{Bounds, Setup};
+use crate::rollouts;
+use crate::setup::{Bounds, Setup, nanoseconds};
 use crate::state;
 use crate::unset::{Mark, RowMark};
 
@@ -189,7 +191,13 @@ impl Commit<'_> {
         let first_block = self.image.history.next_block;
         let mut states = state::Pending::default();
         for outcome in &group.outcomes {
-            let unset = self.row_mark(outcome);
+            for change in &outcome.rollouts {
+                self.rollout(change, &mut states)?;
+            }
+            let unset = match outcome.has_arrived() || outcome.replayed.is_some() {
+                true => self.row_mark(outcome),
+                false => None,
+            };
             self.attempts_done(outcome)?;
             let origin = match &outcome.replayed {
                 None => {
@@ -472,6 +480,38 @@ impl Commit<'_> {
             })?;
         }
         Ok(())
+    }
+
+    /// Records a step of a rollout, moves the states that it moves, and tells of it.
+    fn rollout(
+        &mut self,
+        change: &Change,
+        states: &mut state::Pending,
+    ) -> Result<(), rusqlite::Error> {
+        let (conn, measures) = (self.conn, &self.setup.config.measures);
+        let Image {
+            dictionary,
+            history,
+            slots,
+            ..
+        } = &mut *self.image;
+        for moved in &change.states {
+            states.shift(conn, slots, moved, |series| {
+                Ok(dictionary
+                    .series(conn, measures, series, history.next_block)?
+                    .id)
+            })?;
+        }
+        rollouts::write(conn, &change.pipeline, &change.record)?;
+        let Some(note) = &change.note else {
+            return Ok(());
+        };
+        self.event(&Event {
+            time: note.time,
+            code: note.code.to_owned(),
+            text: note.text.clone(),
+            data: Some(note.data.clone()),
+        })
     }
 
     fn orders(&mut self, change: &Orders) -> Result<(), rusqlite::Error> {
@@ -835,6 +875,9 @@ impl Commit<'_> {
         }
         books.set_store(own::NEXT_BLOCK, history.next_block);
         books.set_store(own::CLEAN, i64::from(frozen.last));
+        let ran = frozen.idle.monotonic.saturating_sub(self.setup.begun);
+        let young = ran < nanoseconds(rollouts::EARLY);
+        books.set_store(own::YOUNG, i64::from(young));
         books.write(self.conn)?;
         disk::vacuum(self.conn, frozen.room)
     }

@@ -197,11 +197,11 @@ impl Group {
             .sum()
     }
 
-    /// When what is in it arrived. What comes from quarantine arrived long ago, and moves no clock.
+    /// When what is in it arrived; see [`BatchOutcome::has_arrived`].
     pub(crate) fn arrivals(&self) -> Vec<Arrival> {
         self.outcomes
             .iter()
-            .filter(|outcome| outcome.replayed.is_none())
+            .filter(|outcome| outcome.has_arrived())
             .map(|outcome| outcome.arrival)
             .collect()
     }

@@ -36,6 +36,7 @@ mod quarantine;
 mod quarantined;
 mod reader;
 mod reserve;
+mod rollouts;
 mod salvage;
 mod schema;
 mod series;

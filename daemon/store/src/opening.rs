@@ -8,6 +8,7 @@ use std::time::{Instant, UNIX_EPOCH};
 use rusqlite::Connection;
 use tidegate_domain::item::millis;
 use tidegate_domain::outcome::{StateChange, reason};
+use tidegate_domain::rollout::Record;
 use tidegate_domain::{Arrival, Identity, Ledger};
 
 use crate::alarms::{self, ActiveAlarm, SHOWN};
@@ -24,6 +25,7 @@ use crate::input::{Event, StoreState, StoreStats};
 use crate::lock::Lock;
 use crate::reader::{ReadError, Reader};
 use crate::reserve::Reserve;
+use crate::rollouts;
 use crate::schema::{self, OpenError, Trouble};
 use crate::setup::Setup;
 use crate::state;
@@ -52,6 +54,8 @@ pub struct Recovered {
     pub state: BTreeMap<String, StateChange>,
     /// Alarms that hold, the first thousand.
     pub alarms: Vec<ActiveAlarm>,
+    /// What is recorded of generations, by pipeline; nothing of a pipeline that is new.
+    pub rollouts: BTreeMap<String, Record>,
     /// The latest identities of messages by source, oldest first, as far as their windows reach.
     pub identities: Vec<Vec<Identity>>,
     /// The uplinks' stream ids, in the configuration's order.
@@ -72,7 +76,7 @@ impl Store {
     /// Another process has it, it is of a newer version, or it cannot be written; [`OpenError::state`] says whether
     /// trying again may help.
     pub fn open(config: StoreConfig, arrival_now: Arrival) -> Result<Self, OpenError> {
-        let setup = Setup::new(config);
+        let setup = Setup::new(config, arrival_now.monotonic);
         let path = &setup.config.path;
         let mut lock = Lock::take(path)?;
         if let Err(refused) = schema::accept(path) {
@@ -193,11 +197,13 @@ pub(crate) fn open(
     image::register(&conn, setup, arrival_now)?;
     let mut image = Image::load(&conn, setup, arrival_now, now)?;
     let clean_exit = created || image.books.store(own::CLEAN) == Some(1);
+    let early_exit = !clean_exit && image.books.store(own::YOUNG) == Some(1);
     let mut recovered = Recovered {
         clean_exit,
         created,
         state: state::load(&conn)?,
         alarms: alarms::active(&conn, SHOWN)?,
+        rollouts: rollouts::begin(&conn, setup, early_exit)?,
         identities: identities::latest(&conn, setup)?,
         streams: streams(&conn, setup)?,
         ledger: Arc::default(),

@@ -12,6 +12,8 @@ use crate::config::StoreConfig;
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) config: StoreConfig,
+    /// The monotonic clock when the store was opened first in this process, nanoseconds.
+    pub(crate) begun: i64,
     pub(crate) sources: Vec<Arc<str>>,
     pub(crate) pipelines: Vec<PipelineSetup>,
     pub(crate) uplinks: Vec<Arc<str>>,
@@ -85,7 +87,8 @@ impl Bounds {
 }
 
 impl Setup {
-    pub(crate) fn new(config: StoreConfig) -> Self {
+    /// `begun`: the present by the monotonic clock, nanoseconds.
+    pub(crate) fn new(config: StoreConfig, begun: i64) -> Self {
         let pipelines = config.pipelines.iter().map(|pipeline| {
             let routes = |wanted: fn(crate::config::Send) -> bool| {
                 let routes = pipeline.to.iter().filter(|route| wanted(route.send));
@@ -112,6 +115,7 @@ impl Setup {
                 .map(|uplink| uplink.name.as_str().into())
                 .collect(),
             bounds: Bounds::new(config.max_bytes),
+            begun,
             lateness: nanoseconds(config.lateness),
             max_age: nanoseconds(config.max_age),
             config,

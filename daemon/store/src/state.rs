@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 use tidegate_domain::outcome::StateChange;
+use tidegate_domain::rollout::StateMove;
 
 use crate::block::{BlockError, Input, put_bytes, put_number};
 use crate::num::sql_len;
@@ -241,18 +242,101 @@ impl Pending {
     /// Writes one log entry a slot, and folds the logs that have grown too long.
     pub(crate) fn write(self, conn: &Connection, slots: &mut Slots) -> Result<(), rusqlite::Error> {
         for (name, change) in self.by_slot {
-            let delta = change.encode();
-            let slot = slots.get(conn, &name)?;
-            conn.prepare_cached("INSERT INTO state_log (slot, delta) VALUES (?1, ?2)")?
-                .execute((slot.id, &delta))?;
-            slot.log_bytes += delta.len();
-            if slot.log_bytes > slot.snapshot_bytes.max(FOLD_BYTES) {
-                slot.snapshot_bytes = fold(conn, slot.id)?;
-                slot.log_bytes = 0;
-            }
+            append(conn, slots, &name, &change)?;
         }
         Ok(())
     }
+
+    /// Moves whole states between slots. Changes so far come before it, and those added later behind it.
+    pub(crate) fn shift(
+        &mut self,
+        conn: &Connection,
+        slots: &mut Slots,
+        moved: &StateMove,
+        id: impl FnMut(&Arc<str>) -> Result<u32, rusqlite::Error>,
+    ) -> Result<(), rusqlite::Error> {
+        match moved {
+            StateMove::Copy { from, to } => {
+                self.flush(conn, slots, from)?;
+                self.clear(conn, slots, to)?;
+                let (from, to) = (*slots.get(conn, from)?, slots.get(conn, to)?);
+                for sql in [
+                    "INSERT INTO state_snapshot (slot, data)
+                     SELECT ?2, data FROM state_snapshot WHERE slot = ?1",
+                    "INSERT INTO state_log (slot, delta)
+                     SELECT ?2, delta FROM state_log WHERE slot = ?1 ORDER BY id",
+                ] {
+                    conn.prepare_cached(sql)?.execute((from.id, to.id))?;
+                }
+                (to.snapshot_bytes, to.log_bytes) = (from.snapshot_bytes, from.log_bytes);
+            }
+            StateMove::Move { from, to } => {
+                self.flush(conn, slots, from)?;
+                self.clear(conn, slots, to)?;
+                let source = *slots.get(conn, from)?;
+                let to = slots.get(conn, to)?;
+                for table in ["state_snapshot", "state_log"] {
+                    let sql = format!("UPDATE {table} SET slot = ?2 WHERE slot = ?1");
+                    conn.prepare_cached(&sql)?.execute((source.id, to.id))?;
+                }
+                (to.snapshot_bytes, to.log_bytes) = (source.snapshot_bytes, source.log_bytes);
+                let from = slots.get(conn, from)?;
+                (from.snapshot_bytes, from.log_bytes) = (0, 0);
+            }
+            StateMove::Set { slot, change } => {
+                self.clear(conn, slots, slot)?;
+                self.add(slot, change, id)?;
+            }
+            StateMove::Drop { slot } => self.clear(conn, slots, slot)?,
+        }
+        Ok(())
+    }
+
+    fn flush(
+        &mut self,
+        conn: &Connection,
+        slots: &mut Slots,
+        name: &Arc<str>,
+    ) -> Result<(), rusqlite::Error> {
+        match self.by_slot.remove(name) {
+            Some(change) => append(conn, slots, name, &change),
+            None => Ok(()),
+        }
+    }
+
+    fn clear(
+        &mut self,
+        conn: &Connection,
+        slots: &mut Slots,
+        name: &Arc<str>,
+    ) -> Result<(), rusqlite::Error> {
+        self.by_slot.remove(name);
+        let slot = slots.get(conn, name)?;
+        for table in ["state_snapshot", "state_log"] {
+            let sql = format!("DELETE FROM {table} WHERE slot = ?1");
+            conn.prepare_cached(&sql)?.execute([slot.id])?;
+        }
+        (slot.snapshot_bytes, slot.log_bytes) = (0, 0);
+        Ok(())
+    }
+}
+
+fn append(
+    conn: &Connection,
+    slots: &mut Slots,
+    name: &Arc<str>,
+    change: &Change,
+) -> Result<(), rusqlite::Error> {
+    let delta = change.encode();
+    let slot = slots.get(conn, name)?;
+    conn.prepare_cached("INSERT INTO state_log (slot, delta) VALUES (?1, ?2)")?
+        .execute((slot.id, &delta))?;
+    slot.log_bytes += delta.len();
+    if slot.log_bytes > slot.snapshot_bytes.max(FOLD_BYTES) {
+        slot.snapshot_bytes = fold(conn, slot.id)?;
+        slot.log_bytes = 0;
+    }
+    Ok(())
 }
 
 impl Slots {

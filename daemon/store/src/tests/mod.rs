@@ -10,6 +10,7 @@ mod ledger;
 mod opening;
 mod orders;
 mod outbox;
+mod rollouts;
 mod salvage;
 mod speed;
 mod trouble;
