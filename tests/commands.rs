@@ -132,7 +132,7 @@ fn inspect_names_what_a_component_wants() {
         .iter()
         .map(|import| import.as_str().unwrap())
         .collect();
-    assert!(imports.contains(&"tidegate:module/alarm@0.1.0"), "{found}");
+    assert!(imports.contains(&"tidegate:module/alarm@0.2.0"), "{found}");
     assert!(
         !imports.iter().any(|import| import.starts_with("wasi:")),
         "{found}"
@@ -174,7 +174,7 @@ fn every_factory_module_passes_its_vectors_in_the_production_engine() {
         Some(1),
         "no default policy grants a secret"
     );
-    assert!(String::from_utf8_lossy(&output.stdout).contains("tidegate:module/secrets@0.1.0"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("tidegate:module/secrets@0.2.0"));
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_module_that_wants_too_much_is_refused_by_name() {
     let output = run_refused(&config);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("tidegate:module/secrets@0.1.0"), "{text}");
+    assert!(text.contains("tidegate:module/secrets@0.2.0"), "{text}");
 }
 
 #[test]

@@ -584,7 +584,7 @@ impl Observer {
                     Origin::Factory => view::ModuleOrigin::Factory,
                     Origin::Local => view::ModuleOrigin::Local,
                 },
-                world: module.manifest.world.clone(),
+                world: module.manifest.world.to_string(),
                 size_bytes: module.inspection.size as u64,
             })
             .collect()

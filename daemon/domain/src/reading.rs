@@ -1,6 +1,6 @@
 //! One measured value.
 
-/// The type of a value. The numbers are those of the `kind` column in `tidegate:module@0.1.0` and of the
+/// The type of a value. The numbers are those of the `kind` column in `tidegate:module` and of the
 /// stored blocks: they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

@@ -1,4 +1,5 @@
-//! `tidegate:module@0.1.0` as Rust types, and what becomes of a guest's answer when nothing in it is believed unchecked.
+//! `tidegate:module` as Rust types, the same for 0.1.0 and 0.2.0, and what becomes of a guest's answer when nothing in it
+//! is believed unchecked.
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::inspect::{ImportName, Inspection};
 use crate::manifest::{Manifest, StateKind};
+use crate::worlds::{self, Role};
 
 /// A capability that a site gives to modules.
 ///
@@ -89,7 +90,7 @@ pub fn granted(
         .collect()
 }
 
-/// The interfaces of `tidegate:module@0.1.0`.
+/// The interfaces of the contract; every version so far has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interface {
     Types,
@@ -116,17 +117,32 @@ impl Interface {
         Self::Alarm,
     ];
 
-    pub(crate) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
-            Self::Types => "tidegate:module/types@0.1.0",
-            Self::Settings => "tidegate:module/settings@0.1.0",
-            Self::Clock => "tidegate:module/clock@0.1.0",
-            Self::Secrets => "tidegate:module/secrets@0.1.0",
-            Self::Log => "tidegate:module/log@0.1.0",
-            Self::Metrics => "tidegate:module/metrics@0.1.0",
-            Self::SeriesState => "tidegate:module/series-state@0.1.0",
-            Self::GlobalState => "tidegate:module/global-state@0.1.0",
-            Self::Alarm => "tidegate:module/alarm@0.1.0",
+            Self::Types => "types",
+            Self::Settings => "settings",
+            Self::Clock => "clock",
+            Self::Secrets => "secrets",
+            Self::Log => "log",
+            Self::Metrics => "metrics",
+            Self::SeriesState => "series-state",
+            Self::GlobalState => "global-state",
+            Self::Alarm => "alarm",
+        }
+    }
+
+    /// Whether the worlds of a role have it. Alarms and state by series are about the rows of a batch, which only filters
+    /// are given.
+    fn is_for(self, role: Role) -> bool {
+        match self {
+            Self::Alarm | Self::SeriesState => role == Role::Filter,
+            Self::Secrets => role != Role::Driver,
+            Self::Types
+            | Self::Settings
+            | Self::Clock
+            | Self::Log
+            | Self::Metrics
+            | Self::GlobalState => true,
         }
     }
 
@@ -141,6 +157,14 @@ impl Interface {
             Self::Alarm => Some(Grant::Alarm),
         }
     }
+}
+
+/// An import that is let in: the name that the component knows it by, and what it leads to. The versions of an interface
+/// lead to the same functions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Linked {
+    pub(crate) name: ImportName,
+    pub(crate) interface: Interface,
 }
 
 /// One import that is refused.
@@ -179,12 +203,15 @@ pub(crate) fn check(
     manifest: &Manifest,
     inspection: &Inspection,
     grants: &BTreeSet<Grant>,
-) -> Result<Vec<Interface>, NotGranted> {
-    let mut interfaces = Vec::new();
+) -> Result<Vec<Linked>, NotGranted> {
+    let mut linked = Vec::new();
     let mut refused = Vec::new();
     for import in &inspection.imports {
         match judge(import, manifest, grants) {
-            Ok(interface) => interfaces.push(interface),
+            Ok(interface) => linked.push(Linked {
+                name: import.clone(),
+                interface,
+            }),
             Err(why) => refused.push(Refusal {
                 import: import.clone(),
                 why,
@@ -192,7 +219,7 @@ pub(crate) fn check(
         }
     }
     if refused.is_empty() {
-        return Ok(interfaces);
+        return Ok(linked);
     }
     Err(NotGranted {
         module: manifest.name.clone(),
@@ -217,9 +244,15 @@ fn judge(
     manifest: &Manifest,
     grants: &BTreeSet<Grant>,
 ) -> Result<Interface, String> {
-    let Some(interface) = Interface::ALL.into_iter().find(|i| i.name() == import.0) else {
+    let Some(interface) = worlds::of_contract(&import.0)
+        .and_then(|(name, _)| Interface::ALL.into_iter().find(|i| i.name() == name))
+    else {
         return Err("this daemon has no such capability".to_owned());
     };
+    let world = manifest.world;
+    if !interface.is_for(world.role()) {
+        return Err(format!("the world `{world}` has no such capability"));
+    }
     let declared = match interface {
         Interface::SeriesState => matches!(manifest.state, StateKind::Series { .. }),
         Interface::GlobalState => manifest.state == StateKind::Global,

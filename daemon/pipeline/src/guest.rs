@@ -14,7 +14,7 @@ use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
 use crate::contract::cut;
 use crate::cpu::thread_time;
 use crate::engine::Runtime;
-use crate::grants::Interface;
+use crate::grants::Linked;
 use crate::host::{self, Call, MemoryExceeded, Violation};
 use crate::manifest::{LoadedModule, SlotLimits};
 use crate::ticker::Ticker;
@@ -90,19 +90,19 @@ pub(crate) struct Called<R> {
 }
 
 impl Guest {
-    /// Links a module with the given interfaces and no others.
+    /// Links a module with the given imports and no others.
     ///
     /// # Errors
     /// Where the component's types differ from the contract's.
     pub(crate) fn link(
         runtime: &Runtime,
         module: &LoadedModule,
-        interfaces: &[Interface],
+        imports: &[Linked],
         limits: SlotLimits,
     ) -> Result<Self, String> {
         let text = |error: wasmtime::Error| format!("{error:#}");
         let mut linker = Linker::new(&runtime.engine);
-        host::link(&mut linker, interfaces).map_err(text)?;
+        host::link(&mut linker, imports).map_err(text)?;
         let pre = linker
             .instantiate_pre(&module.compiled.component)
             .map_err(text)?;

@@ -1,5 +1,6 @@
 //! What a component is, told from its bytes alone: nothing is compiled and nothing runs.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -9,10 +10,7 @@ use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, TypeBounds, Validator,
 };
 
-/// The world of filters.
-pub const FILTER_WORLD: &str = "tidegate:module/filter@0.1.0";
-/// The function that a filter exports.
-pub(crate) const PROCESS: &str = "process";
+use crate::worlds::{self, Version, World};
 
 /// SHA-256 of a component, written `sha256:` and 64 hex digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -94,7 +92,7 @@ pub struct Inspection {
     /// What it exports, likewise.
     pub exports: Vec<String>,
     /// The world it implements, where that is one of ours.
-    pub world: Option<String>,
+    pub world: Option<World>,
 }
 
 /// Why bytes are no component.
@@ -152,7 +150,7 @@ pub(crate) fn outline(component: &[u8]) -> Result<Inspection, InspectError> {
     }
     let mut imports = Vec::new();
     let mut exports = Vec::new();
-    let mut process = false;
+    let mut functions = BTreeSet::new();
     // Components and modules nest; only the outermost one's imports are asked of us.
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(component) {
@@ -176,23 +174,28 @@ pub(crate) fn outline(component: &[u8]) -> Result<Inspection, InspectError> {
             Payload::ComponentExportSection(section) if depth == 0 => {
                 for export in section {
                     let export = export.map_err(|error| invalid(&error))?;
-                    process |=
-                        export.name.name == PROCESS && export.kind == ComponentExternalKind::Func;
+                    if export.kind == ComponentExternalKind::Func {
+                        functions.insert(export.name.name.to_owned());
+                    }
                     exports.push(export.name.name.to_owned());
                 }
             }
             _ => {}
         }
     }
-    let ours = imports
-        .iter()
-        .all(|import| import.0.starts_with("tidegate:module/") && import.0.ends_with("@0.1.0"));
+    // A component belongs to one version of the contract: the one that all of its imports are from.
+    let version = Version::ALL.into_iter().find(|version| {
+        imports
+            .iter()
+            .all(|import| worlds::of_contract(&import.0).is_some_and(|(_, of)| of == *version))
+    });
     Ok(Inspection {
         digest: Digest::of(component),
         size: component.len(),
         imports,
         exports,
-        world: (process && ours).then(|| FILTER_WORLD.to_owned()),
+        world: version
+            .and_then(|version| World::of(version, |function| functions.contains(function))),
     })
 }
 

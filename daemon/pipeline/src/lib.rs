@@ -28,6 +28,7 @@ mod state;
 mod stats;
 pub mod test_vectors;
 mod ticker;
+mod worlds;
 
 #[cfg(test)]
 mod tests;
@@ -46,3 +47,4 @@ pub use inspect::{Digest, ImportName, Inspection, inspect};
 pub use manifest::{LoadedModule, Manifest, Module, ModuleError, Origin, SlotLimits, StateKind};
 pub use slot::{OnFailure, SlotConfig, SlotError};
 pub use stats::{FilterSnapshot, FilterStats, LastError, Metric, PipelineStats};
+pub use worlds::{Role, UnknownWorld, World};

@@ -10,8 +10,9 @@ use tidegate_domain::limits;
 
 use crate::engine::{CodeOrigin, Compiled, LoadError, Runtime};
 use crate::grants::Grant;
-use crate::inspect::{self, Digest, FILTER_WORLD, Inspection};
+use crate::inspect::{self, Digest, Inspection};
 use crate::schema::Schema;
+use crate::worlds::{Role, World};
 
 /// A manifest is a page of JSON; larger ones are refused.
 pub const MANIFEST_BYTES: usize = 256 * 1024;
@@ -27,8 +28,8 @@ pub struct Manifest {
     /// SHA-256 of the component beside it. Where absent, the component at hand is taken as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
-    /// [`FILTER_WORLD`].
-    pub world: String,
+    /// What it is, and the version of the contract that it was built for.
+    pub world: World,
     /// One or two sentences for people.
     #[serde(default)]
     pub description: String,
@@ -159,7 +160,7 @@ impl Manifest {
                 format!("a manifest has at most {MANIFEST_BYTES} bytes"),
             );
         }
-        let mut manifest: Self = serde_json::from_slice(json)?;
+        let manifest: Self = serde_json::from_slice(json)?;
         let name = &manifest.name;
         let letters = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
         if name.is_empty() || name.len() > 64 || !name.bytes().all(letters) {
@@ -177,18 +178,6 @@ impl Manifest {
                 ),
             );
         }
-        if manifest.world == "filter" {
-            FILTER_WORLD.clone_into(&mut manifest.world);
-        }
-        if manifest.world != FILTER_WORLD {
-            return problem(
-                "world",
-                format!(
-                    "this daemon has no world `{}`; it has `{FILTER_WORLD}`",
-                    manifest.world
-                ),
-            );
-        }
         if let StateKind::Series { width } = manifest.state
             && !(1..=limits::SERIES_STATE_BYTES).contains(&width)
         {
@@ -197,6 +186,17 @@ impl Manifest {
                 format!(
                     "a record of {width} bytes; 1 to {} are possible",
                     limits::SERIES_STATE_BYTES
+                ),
+            );
+        }
+        if let StateKind::Series { .. } = manifest.state
+            && manifest.world.role() != Role::Filter
+        {
+            return problem(
+                "state",
+                format!(
+                    "`{}` has no state by series, which belongs to the rows that a filter is given; declare `global`",
+                    manifest.world
                 ),
             );
         }
@@ -287,14 +287,16 @@ pub enum ModuleError {
     },
     /// The component does not implement the manifest's world.
     #[error(
-        "module `{name}`: the component is no `{world}`: it does not export `process`, but {exports}; \
+        "module `{name}`: the component is no `{world}`: it does not export `{missing}`, but {exports}; \
          build it with the SDK's macro or against modules/wit"
     )]
     World {
         /// The module.
         name: String,
         /// The world.
-        world: String,
+        world: World,
+        /// The first function of it that is not there.
+        missing: &'static str,
         /// What it exports instead.
         exports: String,
     },
@@ -346,14 +348,16 @@ impl LoadedModule {
                 component: inspection.digest,
             });
         }
-        if !inspection.exports.iter().any(|e| e == inspect::PROCESS) {
+        let exported = |name: &&str| inspection.exports.iter().any(|export| export == name);
+        if let Some(missing) = manifest.world.exports().iter().find(|name| !exported(name)) {
             let exports = match inspection.exports.as_slice() {
                 [] => "nothing".to_owned(),
                 exports => exports.join(", "),
             };
             return Err(ModuleError::World {
                 name: name(),
-                world: manifest.world.clone(),
+                world: manifest.world,
+                missing,
                 exports,
             });
         }

@@ -20,10 +20,11 @@ use crate::engine::Runtime;
 use crate::grants::{self, Grant, NotGranted};
 use crate::guest::{Called, Failure, Function, Guest};
 use crate::host::{Call, Context, LogRate, MemoryBound, Secret, SeriesColumn, StagedAlarm};
-use crate::inspect::{self, PROCESS};
+use crate::inspect;
 use crate::manifest::{LoadedModule, SlotLimits, StateKind};
 use crate::state::{GlobalView, SlotState};
 use crate::stats::{FilterStats, LastError, Metric, PipelineStats};
+use crate::worlds::{PROCESS, Role, World};
 
 /// What happens to the rows of a batch on which the filter trapped, ran out of time or memory, or answered with
 /// something that means nothing, twice. (Rows that a filter rejects, and batches that it answers with a fault, always go
@@ -66,6 +67,14 @@ pub enum SlotError {
     /// Two filters of a pipeline have the same name.
     #[error("there are two filters of this name; give one of them a `name` of its own")]
     Name,
+    /// A module of another kind.
+    #[error("module `{module}` is {}", .role.place())]
+    Role {
+        /// The module.
+        module: String,
+        /// What it is.
+        role: Role,
+    },
     /// Imports that were not granted.
     #[error(transparent)]
     Grants(#[from] NotGranted),
@@ -78,10 +87,12 @@ pub enum SlotError {
         problems: Vec<String>,
     },
     /// The component's types are not those of the contract.
-    #[error("module `{module}` does not fit the contract tidegate:module@0.1.0: {detail}")]
+    #[error("module `{module}` does not fit the contract, {world}: {detail}")]
     Link {
         /// The module.
         module: String,
+        /// The world that its manifest names.
+        world: World,
         /// Where they differ.
         detail: String,
     },
@@ -137,7 +148,13 @@ impl Slot {
             secrets,
         } = config;
         let manifest = &module.manifest;
-        let interfaces = grants::check(manifest, &module.inspection, &grants)?;
+        if manifest.world.role() != Role::Filter {
+            return Err(SlotError::Role {
+                module: manifest.name.clone(),
+                role: manifest.world.role(),
+            });
+        }
+        let imports = grants::check(manifest, &module.inspection, &grants)?;
         let problems = manifest.settings_problems(&settings);
         if !problems.is_empty() {
             return Err(SlotError::Settings {
@@ -147,9 +164,10 @@ impl Slot {
         }
         let link = |detail: String| SlotError::Link {
             module: manifest.name.clone(),
+            world: manifest.world,
             detail,
         };
-        let guest = Guest::link(runtime, &module, &interfaces, limits).map_err(link)?;
+        let guest = Guest::link(runtime, &module, &imports, limits).map_err(link)?;
         let process = guest
             .function::<Parameters<'static>, Results>(PROCESS)
             .map_err(link)?;

@@ -85,8 +85,7 @@ fn inspect(arguments: &Inspect) -> Result<u8, Failure> {
         "world   {}",
         found
             .world
-            .as_deref()
-            .unwrap_or("none that this daemon knows")
+            .map_or_else(|| "none that this daemon knows".to_owned(), String::from)
     ))?;
     for import in &found.imports {
         say(format_args!("import  {import}"))?;

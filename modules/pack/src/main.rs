@@ -21,7 +21,16 @@ use wasmparser::{
 };
 
 const PACKAGE: &str = "tidegate:module/";
-const VERSION: &str = "@0.1.0";
+
+/// The worlds that a manifest can name, each with the functions that it exports.
+const WORLDS: [(&str, &[&str]); 6] = [
+    ("filter@0.1.0", &["process"]),
+    ("filter@0.2.0", &["process"]),
+    ("ticking-filter@0.2.0", &["process", "tick"]),
+    ("migrating-filter@0.2.0", &["process", "migrate"]),
+    ("decoder@0.2.0", &["decode"]),
+    ("driver@0.2.0", &["poll"]),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
@@ -89,15 +98,20 @@ fn pack(component: &Path, module: &Path, target: &Path) -> Result<String, String
             folder.display()
         )));
     }
-    let world = format!("{PACKAGE}filter{VERSION}");
-    if manifest.world != world {
+    let world = manifest.world.strip_prefix(PACKAGE).unwrap_or_default();
+    let Some((world, exports)) = WORLDS.into_iter().find(|(name, _)| *name == world) else {
         return Err(in_manifest(format!(
-            "`world` is `{}`, this build makes `{world}`",
-            manifest.world
+            "`world` is `{}`; there are {}",
+            manifest.world,
+            WORLDS
+                .map(|(name, _)| format!("`{PACKAGE}{name}`"))
+                .join(", ")
         )));
-    }
+    };
+    let version = world.find('@').map_or("", |at| &world[at..]);
 
-    let imports = inspect(&bytes).map_err(|detail| format!("{}: {detail}", component.display()))?;
+    let imports = inspect(&bytes, version, exports)
+        .map_err(|detail| format!("{}: {detail}", component.display()))?;
     compare(&manifest, &imports).map_err(in_manifest)?;
 
     let name = manifest.name.clone();
@@ -128,8 +142,8 @@ fn pack(component: &Path, module: &Path, target: &Path) -> Result<String, String
     ))
 }
 
-/// The interfaces that a component imports, without package and version.
-fn inspect(bytes: &[u8]) -> Result<BTreeSet<String>, String> {
+/// The interfaces that a component imports, without package and version, which must be the given one.
+fn inspect(bytes: &[u8], version: &str, functions: &[&str]) -> Result<BTreeSet<String>, String> {
     Validator::new_with_features(WasmFeatures::default())
         .validate_all(bytes)
         .map_err(|e| format!("no valid component: {e}"))?;
@@ -155,9 +169,9 @@ fn inspect(bytes: &[u8]) -> Result<BTreeSet<String>, String> {
                     let name = import.name.name;
                     let interface = name
                         .strip_prefix(PACKAGE)
-                        .and_then(|rest| rest.strip_suffix(VERSION))
+                        .and_then(|rest| rest.strip_suffix(version))
                         .ok_or_else(|| {
-                            format!("imports `{name}`, which is not in {PACKAGE}*{VERSION}")
+                            format!("imports `{name}`, which is not in {PACKAGE}*{version}")
                         })?;
                     imports.insert(interface.to_owned());
                 }
@@ -174,8 +188,8 @@ fn inspect(bytes: &[u8]) -> Result<BTreeSet<String>, String> {
             _ => {}
         }
     }
-    if !exports.contains("process") {
-        return Err(format!("exports no function `process`, only {exports:?}"));
+    if let Some(missing) = functions.iter().find(|name| !exports.contains(**name)) {
+        return Err(format!("exports no function `{missing}`, only {exports:?}"));
     }
     Ok(imports)
 }

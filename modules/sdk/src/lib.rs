@@ -24,7 +24,7 @@
 //! modules [`settings`], [`clock`], [`alarm`], [`log`], [`metrics`], [`secrets`] and [`global_state`]: each but the first
 //! two is a grant that its manifest has to name, and only what is called ends up among the component's imports.
 //!
-//! Natively the same function runs under `test::Harness`; the contract itself is `modules/wit/0.1.0/module.wit`.
+//! Natively the same function runs under `test::Harness`; the contract itself is `modules/wit/0.2.0/module.wit`.
 
 mod batch;
 mod capability;
@@ -76,7 +76,7 @@ macro_rules! filter {
     };
 }
 
-/// Generated from `modules/wit/0.1.0/module.wit`.
+/// Generated from `modules/wit/0.2.0/module.wit`.
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 #[allow(
@@ -88,7 +88,7 @@ macro_rules! filter {
 )]
 pub mod bindings {
     wit_bindgen::generate!({
-        path: "../wit/0.1.0",
+        path: "../wit/0.2.0",
         world: "filter",
         pub_export_macro: true,
         export_macro_name: "export_filter",

@@ -329,7 +329,7 @@ pub struct Answer {
     pub(crate) rejected: Vec<(u32, String)>,
 }
 
-/// Which rows of the input go on, as in `modules/wit/0.1.0/module.wit`.
+/// Which rows of the input go on, as in `modules/wit/0.2.0/module.wit`.
 pub(crate) enum Keep {
     All,
     None,

@@ -24,7 +24,7 @@ pub(crate) use self::log::LogRate;
 pub use self::secrets::Secret;
 pub(crate) use self::series_state::SeriesColumn;
 use crate::engine::{CORE_INSTANCES, TABLE_ELEMENTS, TABLES};
-use crate::grants::Interface;
+use crate::grants::{Interface, Linked};
 use crate::state::GlobalView;
 use crate::stats::{FilterStats, Metric, PipelineStats};
 
@@ -71,13 +71,10 @@ pub(crate) struct Call {
 #[error("{0}")]
 pub(crate) struct Violation(pub(crate) String);
 
-/// Makes the given interfaces importable, and no others. `types` has nothing to link.
-pub(crate) fn link(
-    linker: &mut Linker<Call>,
-    interfaces: &[Interface],
-) -> Result<(), wasmtime::Error> {
-    for interface in interfaces {
-        let add = match interface {
+/// Makes the given imports available, and no others. `types` has nothing to link.
+pub(crate) fn link(linker: &mut Linker<Call>, imports: &[Linked]) -> Result<(), wasmtime::Error> {
+    for import in imports {
+        let add = match import.interface {
             Interface::Types => continue,
             Interface::Settings => settings::link,
             Interface::Clock => clock::link,
@@ -88,7 +85,7 @@ pub(crate) fn link(
             Interface::GlobalState => global_state::link,
             Interface::Alarm => alarm::link,
         };
-        add(&mut linker.instance(interface.name())?)?;
+        add(&mut linker.instance(&import.name.0)?)?;
     }
     Ok(())
 }

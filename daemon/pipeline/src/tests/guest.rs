@@ -38,6 +38,16 @@ pub(super) fn guest(imports: &str, body: &str) -> Vec<u8> {
 
 /// The same with further items of the core module.
 pub(super) fn guest_with(imports: &str, items: &str, body: &str) -> Vec<u8> {
+    guest_of(FIRST, imports, items, body)
+}
+
+/// The contract's first version, which guests are made for unless a test says otherwise.
+pub(super) const FIRST: &str = include_str!("../../../../modules/wit/0.1.0/module.wit");
+/// Its second one.
+pub(super) const SECOND: &str = include_str!("../../../../modules/wit/0.2.0/module.wit");
+
+/// The same for a version of the contract.
+pub(super) fn guest_of(contract: &str, imports: &str, items: &str, body: &str) -> Vec<u8> {
     let mut parameters = String::new();
     for column in COLUMNS {
         write!(parameters, "(param ${column} i32) ").unwrap();
@@ -59,15 +69,15 @@ pub(super) fn guest_with(imports: &str, items: &str, body: &str) -> Vec<u8> {
                 {body}
                 (i32.const {ANSWER})))"#
     );
-    let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    component(contract, "filter", &text)
+}
+
+/// A core module, as text, made a component of a world.
+pub(super) fn component(contract: &str, world: &str, text: &str) -> Vec<u8> {
+    let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut resolve = Resolve::default();
-    let package = resolve
-        .push_str(
-            "module.wit",
-            include_str!("../../../../modules/wit/0.1.0/module.wit"),
-        )
-        .unwrap();
-    let world = resolve.select_world(&[package], Some("filter")).unwrap();
+    let package = resolve.push_str("module.wit", contract).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     ComponentEncoder::default()
         .validate(true)

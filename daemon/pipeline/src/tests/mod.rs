@@ -15,8 +15,8 @@ use tidegate_domain::series::SeriesFilter;
 use tidegate_domain::{Arrival, Batch, Quality, Value, limits};
 
 use self::guest::{
-    derive_input, every_second, fault, guest, guest_with, keep_changed, keep_rows,
-    keep_rows_changed, pass, reject, store,
+    SECOND, derive_input, every_second, fault, guest, guest_of, guest_with, keep_changed,
+    keep_rows, keep_rows_changed, pass, reject, store,
 };
 use crate::manifest::WantedLimits;
 use crate::test_vectors::run_vectors;
@@ -189,7 +189,86 @@ fn inspection_names_imports_exports_and_world() {
         "{imports:?}"
     );
     assert_eq!(inspection.exports, ["process"]);
-    assert_eq!(inspection.world.as_deref(), Some(inspect::FILTER_WORLD));
+    assert_eq!(inspection.world, Some(World::Filter01));
+    let second = inspect(&guest_of(SECOND, "", "", "")).unwrap();
+    assert_eq!(second.world, Some(World::Filter));
+}
+
+/// Both count their rows in the log, each through the interface of its own version.
+#[test]
+fn a_filter_of_the_first_contract_runs_in_a_chain_beside_one_of_the_second() {
+    let log_second = LOG.replace("@0.1.0", "@0.2.0");
+    let write = "(call $write (i32.const 1) (i32.const 0) (i32.const 0))";
+    let second = &format!("{write} {}", reject(1));
+    let chain = [
+        (guest(LOG, write), "tidegate:module/filter@0.1.0"),
+        (
+            guest_of(SECOND, &log_second, "", second),
+            "tidegate:module/filter@0.2.0",
+        ),
+        (every_second(), "tidegate:module/filter@0.1.0"),
+    ];
+    let slots = (0..).zip(chain).map(|(place, (component, world))| {
+        let mut manifest = manifest(&[Grant::Log], StateKind::None);
+        manifest.world = World::try_from(world.to_owned()).unwrap();
+        let module = Module {
+            manifest,
+            component: component.into(),
+            origin: Origin::Local,
+        };
+        let module = Arc::new(LoadedModule::load(shared(), module).unwrap());
+        assert_eq!(module.inspection.world, Some(module.manifest.world));
+        let mut slot = Slot::of(module).config;
+        slot.filter = format!("f{place}");
+        slot
+    });
+    let config = PipelineConfig {
+        index: 0,
+        name: "p".to_owned(),
+        select: SeriesFilter::default(),
+        slots: slots.collect(),
+    };
+    let mut pipeline = Pipeline::new(shared(), config, &BTreeMap::new()).unwrap();
+    let outcome = run(&mut pipeline, &ints(&[1, 2, 3]));
+    assert_eq!(outcome.stored.bits, [1]);
+    assert_eq!(outcome.quarantined[0].filter, "f1");
+    let calls = pipeline.stats();
+    assert!(calls.filters.iter().all(|f| f.snapshot().calls == 1));
+}
+
+#[test]
+fn a_module_stands_where_its_world_says() {
+    let as_filter = |world: World| {
+        let mut manifest = manifest(&[], StateKind::None);
+        manifest.world = world;
+        let component = guest::component(
+            SECOND,
+            world.to_string().split(['/', '@']).nth(1).unwrap(),
+            &format!(
+                r#"(module (memory (export "memory") 1)
+                    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+                    {})"#,
+                match world.role() {
+                    Role::Decoder => {
+                        r#"(func (export "decode") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) unreachable)"#
+                    }
+                    Role::Filter | Role::Driver =>
+                        r#"(func (export "poll") (result i32) unreachable)"#,
+                }
+            ),
+        );
+        assert_eq!(inspect(&component).unwrap().world, Some(world));
+        let module = Module {
+            manifest,
+            component: component.into(),
+            origin: Origin::Local,
+        };
+        let module = Arc::new(LoadedModule::load(shared(), module).unwrap());
+        let error = Slot::of(module).try_pipeline(&BTreeMap::new());
+        error.unwrap_err().source.to_string()
+    };
+    assert!(as_filter(World::Decoder).contains("is a decoder, and stands in a source"));
+    assert!(as_filter(World::Driver).contains("drivers come with the field buses"));
 }
 
 #[test]
@@ -225,7 +304,7 @@ fn every_import_that_is_not_granted_is_named() {
 fn names_are_compared_exactly_though_the_linker_would_take_compatible_ones() {
     let component = wat::parse_str(
         r#"(component
-            (import "tidegate:module/log@0.1.1" (instance))
+            (import "tidegate:module/log@0.2.1" (instance))
             (import "wasi:sockets/network@0.2.0" (instance)))"#,
     )
     .unwrap();
@@ -238,7 +317,7 @@ fn names_are_compared_exactly_though_the_linker_would_take_compatible_ones() {
         .collect();
     assert_eq!(
         names,
-        ["tidegate:module/log@0.1.1", "wasi:sockets/network@0.2.0"]
+        ["tidegate:module/log@0.2.1", "wasi:sockets/network@0.2.0"]
     );
 }
 
@@ -304,6 +383,10 @@ fn manifests_are_checked() {
         (r#"{"name": "../x"}"#, "`../x` is not made of"),
         (r#"{"version": "1"}"#, "no semantic version"),
         (r#"{"world": "wasi:cli/command"}"#, "has no world"),
+        (
+            r#"{"world": "tidegate:module/decoder@0.2.0", "state": {"series": {"width": 8}}}"#,
+            "has no state by series",
+        ),
         (r#"{"state": {"series": {"width": 257}}}"#, "1 to 256"),
         (r#"{"state": "everything"}"#, "unknown variant"),
         (

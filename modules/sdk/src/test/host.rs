@@ -1,4 +1,4 @@
-//! The imports of `modules/wit/module.wit`, natively: they work on the slot that the thread has entered.
+//! The imports of `modules/wit/0.2.0/module.wit`, natively: they work on the slot that the thread has entered.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
