@@ -1,9 +1,12 @@
 //! The task: name what happened, tell the machine, do what it says.
 
+mod farewell;
+mod handle;
+mod login;
+mod look;
+
 use std::collections::VecDeque;
 use std::future;
-use std::io::Read;
-use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,9 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tidegate_domain::AckToken;
 use tidegate_domain::backoff::Backoff;
-use tidegate_domain::delivery::{
-    Action, Brokers, Delivery, EndedBy, Horizon, Request, SealedMessage, Settled, Share,
-};
+use tidegate_domain::delivery::{Brokers, Delivery, EndedBy, Horizon, Settled, Share};
 use tidegate_tls::Prepared;
 use tokio::net::TcpStream;
 use tokio::select;
@@ -24,11 +25,14 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::commands::{Due, IncomingCommand, Waiting};
-use crate::config::{Broker, ConfigError, Credentials, MqttUplinkConfig, Topics, Transport};
-use crate::link::{self, Driver, LinkEvent, Login, NotTaken, Sender, Will};
-use crate::outbox::{Outbox, OutboxError};
+use crate::config::{Broker, ConfigError, MqttUplinkConfig, Topics, Transport};
+use crate::link::{self, Driver, LinkEvent, Sender, Will};
+use crate::outbox::Outbox;
 use crate::payload::{self, Envelope};
 use crate::status::{LinkState, Status, UplinkStatus};
+
+pub use self::handle::UplinkHandle;
+use self::look::Look;
 
 /// How long a stop, or a new connection with renewed TLS files, waits for outstanding acknowledgements and the
 /// farewell. What is not acknowledged by then goes up again later, and the broker publishes the last will in the
@@ -46,9 +50,6 @@ const LOOK_BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// The content type of the status.
 const JSON: &str = "application/json";
-
-/// The largest password file in bytes; a larger one is the wrong file.
-const PASSWORD_FILE: u64 = 64 * 1024;
 
 /// Creates an uplink over MQTT and the handle to it. What the broker said goes to `settled`; while that is full, nothing
 /// more is sent.
@@ -95,58 +96,6 @@ pub fn mqtt<T: From<Settled>>(
         config,
     };
     Ok((uplink, handle))
-}
-
-/// What can be asked of a running uplink, from any thread and without waiting.
-#[derive(Clone, Debug)]
-pub struct UplinkHandle {
-    wake: Arc<Notify>,
-    origin: Instant,
-    horizon: Arc<Mutex<Horizon>>,
-    stop: watch::Sender<bool>,
-    says: watch::Sender<Status>,
-    status: watch::Sender<UplinkStatus>,
-    acknowledgements: Due,
-}
-
-impl UplinkHandle {
-    /// Messages were sealed, up to this number. Calls that come before the uplink looks count as one.
-    pub fn wake(&self, sealed: u64) {
-        lock(&self.horizon).sealed(self.origin.elapsed(), sealed);
-        self.wake.notify_one();
-    }
-
-    /// Ends the uplink: nothing more is sent, outstanding acknowledgements are awaited for a few seconds, the status
-    /// becomes `offline`, and [`MqttUplink::run`] returns. Dropping every handle does the same.
-    pub fn stop(&self) {
-        self.stop.send_replace(true);
-    }
-
-    /// What a command did is committed: the broker may forget it.
-    pub fn acknowledge(&self, token: AckToken) {
-        self.acknowledgements.push(token);
-    }
-
-    /// How the uplink is.
-    #[must_use]
-    pub fn status(&self) -> UplinkStatus {
-        self.status.borrow().clone()
-    }
-
-    /// Tells of every change of [`Self::status`].
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<UplinkStatus> {
-        self.status.subscribe()
-    }
-
-    /// Changes what the retained status message says; it is published when it differs.
-    pub fn set_status(&self, status: Status) {
-        self.says.send_if_modified(|now| {
-            let differs = *now != status;
-            *now = status;
-            differs
-        });
-    }
 }
 
 /// An uplink that cannot go on.
@@ -225,22 +174,6 @@ enum Happened<'a, T> {
     InboxClosed,
     StopWanted,
     StopOverdue,
-}
-
-/// One look at the outbox.
-type Look = Result<Fetched, OutboxError>;
-
-struct Fetched {
-    /// With the first look after a connection was made.
-    opening: Option<Opening>,
-    share: Share,
-    /// As they go out, or why they cannot.
-    messages: Vec<Result<SealedMessage, (u64, String)>>,
-}
-
-struct Opening {
-    envelope: Arc<Envelope>,
-    last_sealed: u64,
 }
 
 /// What is known about the present connection beyond what the machine knows.
@@ -610,34 +543,6 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         Ok((session.farewell == Farewell::Left).then(|| self.left(session)))
     }
 
-    /// Whether the TLS files were renewed since the connection was made.
-    fn outdated(&self, session: &Session) -> bool {
-        match (&self.broker().transport, session.made_of) {
-            (Transport::Tls(tls), Some(generation)) if session.since.is_some() => {
-                !tls.is_current(generation)
-            }
-            (Transport::Tls(_) | Transport::Plain, _) => false,
-        }
-    }
-
-    /// What follows when the connection was left as intended.
-    fn left(&mut self, session: &Session) -> Outcome {
-        if session.returning {
-            self.brokers.returns();
-            return self.elsewhere();
-        }
-        if !session.renewing {
-            return Outcome::Stopped;
-        }
-        let uplink = &self.config.name;
-        let sent_again = self.delivery.in_flight();
-        info!(
-            uplink,
-            sent_again, "the TLS files were renewed: connecting anew"
-        );
-        Outcome::Renewed
-    }
-
     fn connected(
         &mut self,
         session: &mut Session,
@@ -722,145 +627,6 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         }
     }
 
-    /// Begins a look at the outbox, where there is a reason and room.
-    fn fetch(&mut self, session: &mut Session) -> Option<JoinHandle<Look>> {
-        if !session.more || !self.unsaid.is_empty() {
-            return None;
-        }
-        let (room, alarms_only) = match self.delivery.room(session.urgent) {
-            Some(room) => (room, false),
-            None if session.urgent => (self.delivery.room_for_alarms()?, true),
-            None => return None,
-        };
-        // Beside alarms there may be others, for which there was no room.
-        session.more = alarms_only;
-        session.urgent = false;
-        session.looked = Some(Instant::now());
-        let mark = lock(&self.horizon).mark(self.now());
-        let mut request = Request {
-            exclude: self.delivery.exclude(),
-            room,
-            alarms_only,
-            mark: mark.unwrap_or_default(),
-            share: self.share,
-        };
-        let envelope = session.envelope.clone();
-        let outbox = Arc::clone(&self.outbox);
-        let uplink = self.config.index;
-        let (gateway, encoding) = (self.config.gateway.clone(), self.config.encoding);
-        let most = self.config.max_packet;
-        Some(task::spawn_blocking(move || {
-            let (opening, envelope) = match envelope {
-                Some(envelope) => (None, envelope),
-                // Before the messages: what is sealed between the two reads was sealed on this connection.
-                None => {
-                    let last_sealed = outbox.last_sealed(uplink)?;
-                    let stream = outbox.stream(uplink);
-                    let envelope = Envelope::new(&gateway, &stream, last_sealed, encoding, most);
-                    let envelope = Arc::new(envelope);
-                    // What was sealed before the start is backlog.
-                    request.mark = mark.unwrap_or(last_sealed);
-                    let opening = Opening {
-                        envelope: Arc::clone(&envelope),
-                        last_sealed,
-                    };
-                    (Some(opening), envelope)
-                }
-            };
-            let messages = outbox.next(uplink, &mut request)?;
-            let messages = messages.into_iter();
-            let messages = messages.map(|message| encoded(&envelope, message));
-            Ok(Fetched {
-                opening,
-                share: request.share,
-                messages: messages.collect(),
-            })
-        }))
-    }
-
-    fn looked(
-        &mut self,
-        session: &mut Session,
-        look: Result<Look, JoinError>,
-    ) -> Result<(), UplinkError> {
-        let fetched = match look.map_err(|source| self.panicked(source))? {
-            Ok(fetched) => fetched,
-            Err(error) => {
-                // The next tick tries again; the connection is not at fault.
-                session.looked = None;
-                let uplink = &self.config.name;
-                let error = chain(&error);
-                warn!(uplink, error, "tried again soon");
-                self.report(|status| status.last_error = Some(error));
-                return Ok(());
-            }
-        };
-        if let Some(opening) = fetched.opening {
-            lock(&self.horizon).begin(opening.last_sealed);
-            session.envelope = Some(opening.envelope);
-        }
-        self.share = fetched.share;
-        let now = self.now();
-        let mut taken = false;
-        let content_type = self.config.encoding.content_type();
-        for message in fetched.messages {
-            let message = match message {
-                Ok(message) => message,
-                Err((seq, reason)) => {
-                    self.delivery.refuse(now, seq, reason);
-                    taken = true;
-                    continue;
-                }
-            };
-            let topic = self.topics.of(message.kind);
-            let size = message.body.len() + link::overhead(topic.len(), content_type);
-            let most = session.max_packet;
-            if size > most {
-                let reason = format!(
-                    "needs an MQTT packet of {size} bytes, and the limit is {most}; raise it at the uplink or the broker"
-                );
-                self.delivery.refuse(now, message.seq, reason);
-                taken = true;
-            } else {
-                taken |= self.delivery.offer(message);
-            }
-        }
-        // How much is left is not known, so that the next look may find nothing. An outbox that gives only what was
-        // excluded is not asked in a circle.
-        session.more |= taken;
-        Ok(())
-    }
-
-    /// Does what the machine says.
-    fn act(&mut self, session: &mut Session) {
-        let now = self.now();
-        while let Some(action) = self.delivery.next_action(now) {
-            match action {
-                Action::Send(message) => self.send(session, message),
-                Action::Settle { seq, verdict } => {
-                    let uplink = &self.config.name;
-                    debug!(uplink, seq, ?verdict, "settled");
-                    self.unsaid.push_back(Settled {
-                        uplink: self.config.index,
-                        seq,
-                        verdict,
-                    });
-                }
-                Action::Drop { reason } => session.dropped = Some(reason),
-            }
-        }
-    }
-
-    fn send(&self, session: &mut Session, message: SealedMessage) {
-        let topic = self.topics.of(message.kind);
-        let content_type = self.config.encoding.content_type();
-        let (seq, payload) = (message.seq, message.body);
-        let taken = session.sender.publish(topic, content_type, payload, false);
-        if taken.is_err() {
-            session.dropped = Some(format!("the MQTT client did not take seq {seq}"));
-        }
-    }
-
     /// Away from the first broker, and it is time to look for it: by a connection of TCP, so that the one that works is
     /// not given up for nothing.
     fn look_back(&mut self, session: &mut Session) {
@@ -890,69 +656,6 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         }
     }
 
-    /// Publishes the status where it is due, one at a time, so that a status that changes often fills no queue; and
-    /// leads a stop to its end.
-    fn speak(&mut self, session: &mut Session) {
-        if session.since.is_none() || session.dropped.is_some() {
-            return;
-        }
-        let outstanding = self.delivery.unacknowledged();
-        let taken = match session.farewell {
-            Farewell::None if session.status_due && outstanding == self.delivery.in_flight() => {
-                session.status_due = false;
-                let says = self.says.borrow_and_update().clone();
-                self.publish_status(session, says)
-            }
-            Farewell::Wanted if outstanding == 0 && session.renewing => {
-                session.farewell = Farewell::Leaving;
-                session.sender.leave()
-            }
-            Farewell::Wanted if outstanding == 0 => {
-                session.farewell = Farewell::Said;
-                let payload = payload::offline(&self.config.gateway);
-                self.say_status(session, payload)
-            }
-            Farewell::Said if outstanding == 0 => {
-                session.farewell = Farewell::Leaving;
-                session.sender.leave()
-            }
-            Farewell::None
-            | Farewell::Wanted
-            | Farewell::Said
-            | Farewell::Leaving
-            | Farewell::Left => Ok(()),
-        };
-        if taken.is_err() {
-            session.dropped = Some("the MQTT client did not take the status".to_owned());
-        }
-    }
-
-    fn publish_status(&mut self, session: &Session, mut says: Status) -> Result<(), NotTaken> {
-        let topic = &self.topics.status;
-        let gateway = &self.config.gateway;
-        let mut payload = payload::status(gateway, &says, wall_ms());
-        // The library would end every connection over it.
-        if payload.len() + link::overhead(topic.len(), JSON) > session.max_status {
-            let uplink = &self.config.name;
-            let (bytes, most) = (payload.len(), session.max_status);
-            warn!(
-                uplink,
-                bytes, most, "the status is too large for the broker; sent without modules"
-            );
-            says.modules = serde_json::Value::Null;
-            payload = payload::status(gateway, &says, wall_ms());
-        }
-        self.say_status(session, payload)
-    }
-
-    fn say_status(&mut self, session: &Session, payload: Vec<u8>) -> Result<(), NotTaken> {
-        let now = self.now();
-        self.delivery.submitted_other(now);
-        self.delivery.spent(now, payload.len());
-        let topic = &self.topics.status;
-        session.sender.publish(topic, JSON, payload, true)
-    }
-
     /// The connection is lost: what follows, and who is told.
     fn lost(&mut self, session: &Session, reason: &str) -> Outcome {
         if session.farewell != Farewell::None {
@@ -971,23 +674,6 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         let error = format!("{host}:{port}: {reason}");
         self.report(|status| status.last_error = Some(error));
         Outcome::Again
-    }
-
-    /// User name and password for the next connection, or why there are none.
-    async fn login(&self) -> Result<Result<Option<Login>, String>, UplinkError> {
-        let Some(Credentials {
-            username,
-            password_file,
-        }) = self.config.credentials.clone()
-        else {
-            return Ok(Ok(None));
-        };
-        let read = task::spawn_blocking(move || {
-            // An empty password is sent as none.
-            let password = password_file.map_or(Ok(String::new()), |file| read_password(&file))?;
-            Ok(Some(Login { username, password }))
-        });
-        read.await.map_err(|source| self.panicked(source))
     }
 
     /// What the next connection's TLS is made of, if it is to have any.
@@ -1050,20 +736,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The message with its payload for a body, or its number and why there is none.
-fn encoded(
-    envelope: &Envelope,
-    mut message: SealedMessage,
-) -> Result<SealedMessage, (u64, String)> {
-    match envelope.payload(&message) {
-        Ok(payload) => {
-            message.body = payload;
-            Ok(message)
-        }
-        Err(error) => Err((message.seq, error.to_string())),
-    }
-}
-
 fn say<T: From<Settled>>(permit: Permit<'_, T>, unsaid: &mut VecDeque<Settled>) {
     if let Some(settled) = unsaid.pop_front() {
         permit.send(settled.into());
@@ -1101,20 +773,6 @@ async fn finished<F>(fetch: &mut Option<JoinHandle<F>>) -> Result<F, JoinError> 
     match fetch {
         Some(fetch) => fetch.await,
         None => future::pending().await,
-    }
-}
-
-fn read_password(path: &Path) -> Result<String, String> {
-    let shown = path.display();
-    let mut text = String::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(PASSWORD_FILE + 1).read_to_string(&mut text));
-    match read {
-        Err(error) => Err(format!("password file {shown}: {error}")),
-        Ok(length) if u64::try_from(length).is_ok_and(|length| length > PASSWORD_FILE) => Err(
-            format!("password file {shown}: larger than {PASSWORD_FILE} bytes"),
-        ),
-        Ok(_) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
     }
 }
 
