@@ -88,6 +88,56 @@ fn a_bad_payload_a_trap_and_an_endless_filter_hold_up_nobody() {
 }
 
 #[test]
+fn a_filter_that_misbehaves_holds_up_its_own_source_alone() {
+    const COUNT: u64 = 2_000;
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let collector = Collector::start(broker.port, "tidegate/#");
+    let config = configuration(
+        &site,
+        &broker,
+        &format!(
+            "[modules]\nallow-unsigned = true\ndir = \"{}\"\n\
+             [policy.limits]\ndeadline = \"120ms\"\n\
+             [source.other]\nkind = \"mqtt\"\nurl = \"{}\"\nsubscribe = [{{ topic = \"other/#\" }}]\n\
+             decode = {{ as = \"json\", time-field = \"ts\", time-unit = \"ms\" }}\n\
+             [pipeline.endless]\nfrom = [\"plant\"]\n\
+             filters = [{{ module = \"endless\", settings = {{ always = true }}, limits = {{ deadline = \"10s\" }} }}]\n\
+             [pipeline.sound]\nfrom = [\"other\"]\nfilters = [{{ module = \"range\", settings = {{ min = 0 }} }}]\n\
+             to = [{{ uplink = \"cloud\", send = \"readings\" }}]\n",
+            hostile_components().display(),
+            broker.url(),
+        ),
+    );
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/line1", (0..COUNT).map(numbered));
+    broker.publish("other/line1", (0..COUNT).map(numbered));
+    daemon.wait_received("other", COUNT);
+    daemon.wait_received("plant", COUNT);
+    daemon.wait_delivered();
+
+    assert_numbers(&collector.items("readings"), COUNT);
+    let ledger = daemon.ledger();
+    assert_eq!(ledger["balanced"], true, "{ledger}");
+    assert_eq!(ledger["pipelines"]["sound"]["stored"], COUNT, "{ledger}");
+    assert_eq!(
+        ledger["pipelines"]["endless"]["quarantined"], COUNT,
+        "{ledger}"
+    );
+    let status = daemon.json("/api/v1/status");
+    let pipelines = status["pipelines"].as_array().unwrap();
+    let hostile = pipelines.iter().find(|p| p["name"] == "endless").unwrap();
+    let told = hostile.to_string();
+    assert!(
+        told.contains("120ms are allowed"),
+        "the site's limit is below what the slot asks for: {told}"
+    );
+    assert_eq!(daemon.stop(), 0);
+    let (code, report) = verify(&config);
+    assert_eq!(code, 0, "{report}");
+}
+
+#[test]
 fn an_oversize_payload_is_set_aside_and_the_rest_goes_on() {
     for version in ["3.1.1", "5"] {
         let site = Site::new();

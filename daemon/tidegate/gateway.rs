@@ -561,7 +561,7 @@ pub(crate) fn pipeline(
             let module = loaded
                 .get(&filter.module)
                 .context("every named module was loaded")?;
-            Ok(slot(filter, module, &policy))
+            Ok(slot(filter, module, &policy, &config.policy.limits))
         })
         .collect::<anyhow::Result<Vec<SlotConfig>>>()?;
     let chain = pipeline::PipelineConfig {
@@ -577,17 +577,10 @@ fn slot(
     filter: &config::Filter,
     module: &Arc<LoadedModule>,
     policy: &BTreeSet<Grant>,
+    site: &config::Limits,
 ) -> SlotConfig {
-    let defaults = SlotLimits::default();
-    // What the site writes for the slot is the ceiling for what the manifest wants.
-    let ceiling = SlotLimits {
-        memory_bytes: filter
-            .memory
-            .and_then(|bytes| usize::try_from(bytes).ok())
-            .unwrap_or(defaults.memory_bytes),
-        deadline: filter.deadline.unwrap_or(defaults.deadline),
-        ..defaults
-    };
+    // What the site writes is the ceiling for what the manifest wants.
+    let ceiling = filter.limits.ceiling(site);
     SlotConfig {
         filter: filter.name.clone(),
         module: Arc::clone(module),

@@ -35,12 +35,22 @@ pub const OUTBOX_ITEM_BYTES: usize = 64 * 1024;
 pub const FILTER_MEMORY_BYTES: usize = 16 * 1024 * 1024;
 /// CPU time of one filter call. A filter that needs more is stopped, which counts as a trap.
 pub const FILTER_DEADLINE: Duration = Duration::from_millis(250);
+/// Entries of one function table of a filter. A filter that asks for more traps; an interpreter compiled to WebAssembly has
+/// some thousands.
+pub const TABLE_ELEMENTS: usize = 20_000;
+/// Bytes of the rows that one filter call changes or adds, each row with its own name and text. More are an answer that
+/// means nothing: a text that many rows refer to is stored and sent with each of them.
+pub const OUTPUT_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes that one host call may move in or out of a filter.
 pub const HOST_CALL_BYTES: usize = 4 * 1024 * 1024;
 /// One record of per-series filter state.
 pub const SERIES_STATE_BYTES: usize = 256;
 /// All of a filter's global state, keys and values.
 pub const GLOBAL_STATE_BYTES: usize = 1024 * 1024;
+/// Keys of a filter's global state; a further one is refused to the module.
+pub const GLOBAL_STATE_KEYS: usize = 10_000;
+/// Bytes of one key of global state.
+pub const GLOBAL_STATE_KEY_BYTES: usize = 1024;
 /// Series that one filter keeps state for; a state for a further one is refused as a fault of the filter.
 pub const STATE_SERIES: usize = 100_000;
 /// A module's component file.
@@ -51,6 +61,11 @@ pub const COMPILE_TIME: Duration = Duration::from_secs(60);
 pub const COMPILE_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
 /// Log lines of one module in a second; further ones are counted and dropped.
 pub const LOG_LINES_PER_SECOND: u32 = 10;
+/// Names of metrics of one filter; further ones are counted and ignored.
+pub const METRIC_NAMES: usize = 32;
+/// Changes of alarms of one filter in a minute; a call that makes more has failed, and its batch goes by the filter's
+/// policy. (From far fewer on the alarms are a flood: see `alarm::Limits`.)
+pub const ALARMS_PER_MINUTE: u32 = 10_000;
 /// Body of a request to the status server.
 pub const HTTP_BODY_BYTES: usize = 1024 * 1024;
 /// Processing attempts of a redelivered message after unclean exits, the first of them in a batch; the last one goes to

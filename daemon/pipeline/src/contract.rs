@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use tidegate_domain::{Batch, limits};
+use tidegate_domain::{Batch, Value};
 use wasmtime::component::{ComponentType, Lift, Lower};
 
+use crate::bounds::SlotLimits;
 use crate::columns;
 
 /// Bytes of a reason or fault that are kept; the rest is cut.
@@ -141,7 +142,7 @@ pub(crate) enum Contents {
 impl Output {
     /// # Errors
     /// What in the answer means nothing, for people.
-    pub(crate) fn judge(self, rows: usize) -> Result<Verdict, String> {
+    pub(crate) fn judge(self, rows: usize, limits: &SlotLimits) -> Result<Verdict, String> {
         let mut rejected: Vec<(usize, String)> = Vec::with_capacity(self.rejected.len());
         for Rejection { row, reason } in self.rejected {
             let row = row as usize;
@@ -194,12 +195,27 @@ impl Output {
         }
         let derived = self.derived.map(GuestBatch::adopt).transpose()?;
         if let Some(derived) = &derived
-            && derived.len() > limits::BATCH_ROWS
+            && derived.len() > limits.output_rows
         {
             return Err(format!(
                 "it adds {} rows; {} in a call are possible",
                 derived.len(),
-                limits::BATCH_ROWS
+                limits.output_rows
+            ));
+        }
+        let changed = match &contents {
+            Contents::Input => None,
+            Contents::Whole(batch) | Contents::Kept(batch) => Some(batch),
+        };
+        let bytes: usize = [changed, derived.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(bytes)
+            .sum();
+        if bytes > limits.output_bytes {
+            return Err(format!(
+                "its rows have {bytes} bytes, each with its name and its text; {} in a call are possible",
+                limits.output_bytes
             ));
         }
         Ok(Verdict {
@@ -216,6 +232,21 @@ fn length(what: &str, got: usize, want: usize) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("`{what}` has {got} rows where {want} are due"))
+}
+
+/// What the rows come to where each has its name and its text for itself, as in a message to the cloud.
+fn bytes(batch: &Batch) -> usize {
+    /// Time, kind, bits and quality.
+    const FIXED: usize = 8 + 1 + 8 + 1;
+    (0..batch.len())
+        .map(|row| {
+            let text = match batch.value(row) {
+                Value::Text(text) => text.len(),
+                Value::Float(_) | Value::Int(_) | Value::Bool(_) => 0,
+            };
+            FIXED + batch.name(row).len() + text
+        })
+        .sum()
 }
 
 fn mask(bitmap: &[u8], rows: usize) -> Result<Vec<bool>, String> {

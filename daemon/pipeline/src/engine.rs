@@ -30,8 +30,6 @@ const GUEST_STACK_BYTES: usize = 512 * 1024;
 /// Memory of a finished guest that is overwritten for the next one instead of being given back to the kernel. It costs
 /// this much of RAM a guest at most and saves page faults: a call on one reading takes 15 µs instead of 25 (x86-64).
 const RESIDENT_BYTES: usize = 256 * 1024;
-/// Entries of a guest's function table; an interpreter compiled to WebAssembly has some thousands.
-pub(crate) const TABLE_ELEMENTS: usize = 20_000;
 /// Core instances in one component: the module itself and the adapters around it.
 pub(crate) const CORE_INSTANCES: u32 = 16;
 /// Tables in one component.
@@ -429,7 +427,7 @@ fn config(profile: Profile, pool: bool) -> Result<Config, wasmtime::Error> {
             .max_core_instances_per_component(CORE_INSTANCES)
             .max_tables_per_component(TABLES)
             .max_tables_per_module(TABLES)
-            .table_elements(TABLE_ELEMENTS)
+            .table_elements(limits::TABLE_ELEMENTS)
             .max_memory_size(profile.max_memory_bytes())
             .linear_memory_keep_resident(RESIDENT_BYTES)
             .table_keep_resident(RESIDENT_BYTES)

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_domain::limits::TABLE_ELEMENTS;
 use tidegate_domain::outcome::reason;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{
@@ -15,7 +16,7 @@ use crate::contract::cut;
 use crate::cpu::thread_time;
 use crate::engine::Runtime;
 use crate::grants::Linked;
-use crate::host::{self, Call, MemoryExceeded, Violation};
+use crate::host::{self, Call, MemoryExceeded, TableExceeded, Violation};
 use crate::manifest::{LoadedModule, SlotLimits};
 use crate::ticker::Ticker;
 
@@ -114,6 +115,8 @@ impl Guest {
                 memory_bytes: limits
                     .memory_bytes
                     .min(runtime.profile().max_memory_bytes()),
+                // The pool's slots are no larger.
+                table_elements: limits.table_elements.min(TABLE_ELEMENTS),
                 ..limits
             },
         })
@@ -204,6 +207,9 @@ fn classify(error: &wasmtime::Error) -> Failure {
         return Failure::Timeout(located(exceeded.to_string(), error));
     }
     if let Some(exceeded) = error.downcast_ref::<MemoryExceeded>() {
+        return Failure::Trap(located(exceeded.to_string(), error));
+    }
+    if let Some(exceeded) = error.downcast_ref::<TableExceeded>() {
         return Failure::Trap(located(exceeded.to_string(), error));
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {

@@ -7,6 +7,8 @@
 //!
 //! Nothing here spawns, except the engine's one clock thread (`ticker.rs`) and the compiler child.
 
+mod alarm_rate;
+mod bounds;
 mod breaker;
 mod cache;
 mod chain;
@@ -33,6 +35,7 @@ mod worlds;
 #[cfg(test)]
 mod tests;
 
+pub use bounds::{SlotLimits, WantedLimits};
 pub use breaker::BreakerState;
 pub use cache::CacheLimits;
 pub use chain::{Pipeline, PipelineConfig, PipelineError};
@@ -44,7 +47,7 @@ pub use engine::{
 pub use grants::{Grant, NotGranted};
 pub use host::Secret;
 pub use inspect::{Digest, ImportName, Inspection, inspect};
-pub use manifest::{LoadedModule, Manifest, Module, ModuleError, Origin, SlotLimits, StateKind};
+pub use manifest::{LoadedModule, Manifest, Module, ModuleError, Origin, StateKind};
 pub use slot::{OnFailure, SlotConfig, SlotError};
 pub use stats::{FilterSnapshot, FilterStats, LastError, Metric, PipelineStats};
 pub use worlds::{Role, UnknownWorld, World};

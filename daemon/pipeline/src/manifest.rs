@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_domain::limits;
 
+pub use crate::bounds::{SlotLimits, WantedLimits};
 use crate::engine::{CodeOrigin, Compiled, LoadError, Runtime};
 use crate::grants::Grant;
 use crate::inspect::{self, Digest, Inspection};
@@ -71,64 +71,6 @@ pub enum StateKind {
     },
     /// Keys and values.
     Global,
-}
-
-/// Bounds that a manifest may ask for; absent ones are the defaults of [`limits`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct WantedLimits {
-    /// Linear memory, in bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_bytes: Option<usize>,
-    /// CPU time of one call, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadline_ms: Option<u64>,
-    /// Bytes out of the module in one host call or result.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_call_bytes: Option<usize>,
-}
-
-/// The bounds of one slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct SlotLimits {
-    /// Linear memory, in bytes. A filter that asks for more traps.
-    pub memory_bytes: usize,
-    /// CPU time of one call. A filter that needs more is stopped.
-    pub deadline: Duration,
-    /// Bytes out of the filter in one host call or in its result. A filter that hands out more traps.
-    pub host_call_bytes: usize,
-}
-
-impl Default for SlotLimits {
-    fn default() -> Self {
-        Self {
-            memory_bytes: limits::FILTER_MEMORY_BYTES,
-            deadline: limits::FILTER_DEADLINE,
-            host_call_bytes: limits::HOST_CALL_BYTES,
-        }
-    }
-}
-
-impl SlotLimits {
-    /// What a manifest wants, as far as the site's ceiling lets it. A ceiling below the defaults lowers those too.
-    #[must_use]
-    pub fn granted(wanted: &WantedLimits, ceiling: &Self) -> Self {
-        let default = Self::default();
-        Self {
-            memory_bytes: wanted
-                .memory_bytes
-                .unwrap_or(default.memory_bytes)
-                .min(ceiling.memory_bytes),
-            deadline: wanted
-                .deadline_ms
-                .map_or(default.deadline, Duration::from_millis)
-                .min(ceiling.deadline),
-            host_call_bytes: wanted
-                .host_call_bytes
-                .unwrap_or(default.host_call_bytes)
-                .min(ceiling.host_call_bytes),
-        }
-    }
 }
 
 /// Why a manifest is refused.

@@ -13,6 +13,7 @@ use tidegate_domain::outcome::{
 };
 use tidegate_domain::{Arrival, Batch, limits};
 
+use crate::alarm_rate::AlarmRate;
 use crate::breaker::{Breaker, BreakerState};
 use crate::columns;
 use crate::contract::{BatchRef, Contents, Parameters, Results, Verdict};
@@ -107,6 +108,7 @@ pub(crate) struct Slot {
     process: Function,
     context: Arc<Context>,
     state: SlotState,
+    alarm_rate: AlarmRate,
     breaker: Breaker,
     /// Why the breaker opened.
     last_failure: Option<Failure>,
@@ -179,6 +181,7 @@ impl Slot {
             module: format!("{} {}", manifest.name, manifest.version),
             settings,
             secrets,
+            limits: *guest.limits(),
             log: LogRate::default(),
             stats,
             index,
@@ -190,6 +193,7 @@ impl Slot {
             process,
             context,
             state,
+            alarm_rate: AlarmRate::default(),
             breaker: Breaker::new(),
             last_failure: None,
             module,
@@ -294,14 +298,28 @@ impl Slot {
             }
             answered => answered,
         }?;
+        let limits = *self.guest.limits();
+        self.alarm_rate
+            .take(rows, &answer.alarms, limits.alarms_per_minute, now)
+            .map_err(|detail| {
+                let failure = Failure::InvalidOutput(detail);
+                self.context.stats().failed_by(&failure);
+                failure
+            })?;
         let state = match (&mut self.state, answer.series, answer.global) {
             (SlotState::Series(state), Some(column), _) => state
-                .replace(&rows.names, &column.before, &column.after)
+                .replace(
+                    &rows.names,
+                    &column.before,
+                    &column.after,
+                    limits.state_series,
+                )
                 .map_err(|error| Failure::Fault(error.to_string()))?,
             (SlotState::Global(state), _, Some(view)) => view.commit(state),
             (SlotState::None | SlotState::Series(_) | SlotState::Global(_), _, _) => None,
         };
-        self.stats().add_metrics(answer.metrics);
+        self.stats()
+            .add_metrics(answer.metrics, limits.metric_names);
         Ok(Judgement {
             verdict: answer.verdict,
             alarms: answer.alarms,
@@ -321,18 +339,20 @@ impl Slot {
                 SlotState::None | SlotState::Global(_) => None,
             },
             global: match &self.state {
-                SlotState::Global(state) => Some(GlobalView::new(state)),
+                SlotState::Global(state) => Some(GlobalView::new(state, self.guest.limits())),
                 SlotState::None | SlotState::Series(_) => None,
             },
             alarms: Vec::new(),
             metrics: BTreeMap::new(),
-            memory: MemoryBound::new(self.guest.limits().memory_bytes),
+            memory: MemoryBound::new(self.guest.limits()),
         };
         let parameters: Parameters<'_> = (BatchRef::from(rows),);
         let called: Called<Results> = self.guest.call(&self.process, call, parameters);
         self.stats().called(called.used, called.call.memory.peak);
         let verdict = match called.result {
-            Ok((Ok(output),)) => output.judge(rows.len()).map_err(Failure::InvalidOutput),
+            Ok((Ok(output),)) => output
+                .judge(rows.len(), self.guest.limits())
+                .map_err(Failure::InvalidOutput),
             Ok((Err(fault),)) => Err(Failure::Fault(fault.message())),
             Err(failure) => Err(failure),
         };
@@ -458,7 +478,7 @@ impl Slot {
     }
 
     fn report(&self, failure: &Failure, arrival: Arrival, now: Instant) {
-        if self.context.log.admits(now) {
+        if self.context.log.admits(now, limits::LOG_LINES_PER_SECOND) {
             tracing::warn!(
                 filter = &*self.context.slot,
                 module = self.context.module,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tidegate_domain::limits;
 use tidegate_domain::outcome::StateChange;
 
+use crate::bounds::SlotLimits;
 use crate::manifest::StateKind;
 
 /// The state of one slot.
@@ -91,12 +92,13 @@ impl SeriesState {
     /// Takes over a column of the same shape as [`SeriesState::column`] gave for these names, and says what is new.
     ///
     /// # Errors
-    /// More series than [`limits::STATE_SERIES`]; then nothing has changed.
+    /// More series than `bound`; then nothing has changed.
     pub(crate) fn replace(
         &mut self,
         names: &[Arc<str>],
         before: &[u8],
         after: &[u8],
+        bound: usize,
     ) -> Result<Option<StateChange>, TooManySeries> {
         let changed = || {
             names
@@ -109,8 +111,8 @@ impl SeriesState {
         let added = changed()
             .filter(|(name, _)| !self.index.contains_key(*name))
             .count();
-        if self.index.len() + added > limits::STATE_SERIES {
-            return Err(TooManySeries);
+        if added > 0 && self.index.len() + added > bound {
+            return Err(TooManySeries(bound));
         }
         let changes: Vec<(&Arc<str>, &[u8])> = changed().collect();
         if changes.is_empty() {
@@ -157,10 +159,10 @@ impl SeriesState {
 
 /// See [`SeriesState::replace`].
 #[derive(Debug, thiserror::Error)]
-#[error("state for more than {} series", limits::STATE_SERIES)]
-pub(crate) struct TooManySeries;
+#[error("state for more than {0} series")]
+pub(crate) struct TooManySeries(usize);
 
-/// Keys and values, bounded by [`limits::GLOBAL_STATE_BYTES`].
+/// Keys and values, bounded by the slot's limits.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GlobalState {
     entries: BTreeMap<String, Arc<[u8]>>,
@@ -186,16 +188,20 @@ impl GlobalState {
 pub(crate) struct GlobalView {
     base: Arc<GlobalState>,
     changes: BTreeMap<String, Option<Arc<[u8]>>>,
-    /// Bytes there would be with the changes.
+    /// Keys and bytes there would be with the changes.
+    keys: usize,
     bytes: usize,
+    limits: SlotLimits,
 }
 
 impl GlobalView {
-    pub(crate) fn new(base: &Arc<GlobalState>) -> Self {
+    pub(crate) fn new(base: &Arc<GlobalState>, limits: &SlotLimits) -> Self {
         Self {
             base: Arc::clone(base),
             changes: BTreeMap::new(),
+            keys: base.entries.len(),
             bytes: base.bytes,
+            limits: *limits,
         }
     }
 
@@ -209,14 +215,31 @@ impl GlobalView {
     /// # Errors
     /// For the module: what does not fit.
     pub(crate) fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
-        let old = self.get(&key).map_or(0, |old| key.len() + old.len());
-        let bytes = self.bytes - old + key.len() + value.len();
-        if bytes > limits::GLOBAL_STATE_BYTES {
+        if key.len() > limits::GLOBAL_STATE_KEY_BYTES {
             return Err(format!(
-                "state would have {bytes} bytes; {} are possible",
-                limits::GLOBAL_STATE_BYTES
+                "a key of {} bytes; {} are possible",
+                key.len(),
+                limits::GLOBAL_STATE_KEY_BYTES
             ));
         }
+        let old = self.get(&key);
+        let keys = self.keys + usize::from(old.is_none());
+        let old = old.map_or(0, |old| key.len() + old.len());
+        let bytes = self.bytes - old + key.len() + value.len();
+        // What is above a bound that was lowered since may still shrink.
+        if keys > self.limits.state_keys && keys > self.keys {
+            return Err(format!(
+                "state would have {keys} keys; {} are possible",
+                self.limits.state_keys
+            ));
+        }
+        if bytes > self.limits.state_bytes && bytes > self.bytes {
+            return Err(format!(
+                "state would have {bytes} bytes; {} are possible",
+                self.limits.state_bytes
+            ));
+        }
+        self.keys = keys;
         self.bytes = bytes;
         self.changes.insert(key, Some(value.into()));
         Ok(())
@@ -225,6 +248,7 @@ impl GlobalView {
     pub(crate) fn delete(&mut self, key: String) {
         if let Some(old) = self.get(&key) {
             self.bytes -= key.len() + old.len();
+            self.keys -= 1;
             if self.base.entries.contains_key(&key) {
                 self.changes.insert(key, None);
             } else {

@@ -10,9 +10,6 @@ use serde::Serialize;
 use crate::breaker::BreakerState;
 use crate::guest::Failure;
 
-/// Names that one slot may use for metrics.
-pub(crate) const METRIC_NAMES: usize = 32;
-
 /// What one pipeline did.
 #[derive(Debug, Default)]
 pub struct PipelineStats {
@@ -176,13 +173,13 @@ impl FilterStats {
     }
 
     /// Adds what a successful call counted. Names beyond the bound are refused, and counted as such.
-    pub(crate) fn add_metrics(&self, staged: BTreeMap<String, Metric>) {
+    pub(crate) fn add_metrics(&self, staged: BTreeMap<String, Metric>, names: usize) {
         if staged.is_empty() {
             return;
         }
         let mut metrics = lock(&self.metrics);
         for (name, metric) in staged {
-            let full = metrics.len() >= METRIC_NAMES;
+            let full = metrics.len() >= names;
             match (metrics.get_mut(&name), metric) {
                 (Some(Metric::Counter(sum)), Metric::Counter(delta)) => {
                     *sum = sum.wrapping_add(delta);

@@ -3,6 +3,7 @@
 //! Reading never stops at the first mistake: every problem of every file and environment variable is collected, with
 //! its place, and rendered like a compiler's. Where one is an error there is no [`Config`].
 
+mod bounds;
 mod model;
 mod mqtt;
 mod pipeline;
@@ -21,6 +22,7 @@ mod tests;
 use std::ffi::OsString;
 use std::path::Path;
 
+pub(crate) use bounds::Limits;
 pub(crate) use model::{
     Broker, ClockTrust, Config, Decode, EventTime, Filter, Full, Identity, IdentityBy, Modules,
     MqttVersion, OnFailure, Pipeline, Route, Send, Source, SourceKind, TimeUnit, Uplink,

@@ -13,6 +13,7 @@ use tidegate_domain::outcome::Severity;
 use tidegate_tls::TlsConfig;
 use tidegate_uplink::payload::Encoding;
 
+use super::bounds::Limits;
 use super::report::Place;
 
 /// A valid configuration.
@@ -303,10 +304,8 @@ pub(crate) struct Filter {
     pub(crate) settings: serde_json::Value,
     /// What happens to a batch on which the module fails twice.
     pub(crate) on_failure: OnFailure,
-    /// CPU time of one call, where the module's own bound is not wanted.
-    pub(crate) deadline: Option<Duration>,
-    /// Bytes of linear memory, likewise.
-    pub(crate) memory: Option<u64>,
+    /// Bounds of its own, within those of the site.
+    pub(crate) limits: Limits,
     /// Secrets by the name under which the module asks for them.
     pub(crate) secrets: BTreeMap<String, Secret<Vec<u8>>>,
 }
@@ -422,6 +421,8 @@ pub(crate) struct Modules {
 pub(crate) struct Policy {
     /// Names of capabilities.
     pub(crate) grants: Vec<String>,
+    /// What no filter's own limits go beyond.
+    pub(crate) limits: Limits,
 }
 
 /// Something that must not be printed.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidegate_domain::item::Priority;
 use tidegate_domain::series::SeriesFilter;
 
+use super::bounds::limits;
 use super::model::{Filter, OnFailure, Pipeline, Route, Secret, Send, Summary, join};
 use super::mqtt;
 use super::raw::{Entry, Node, Value};
@@ -17,12 +18,6 @@ const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// Readings of an open window cannot be evicted: longer ones would fill the disk.
 const WINDOW_MAX: Duration = Duration::from_hours(24);
 const WINDOW: Duration = Duration::from_mins(1);
-const DEADLINE_MIN: Duration = Duration::from_millis(1);
-const DEADLINE_MAX: Duration = Duration::from_mins(1);
-/// One page of WebAssembly memory.
-const MEMORY_MIN: u64 = 64 << 10;
-/// The address space of a 32-bit module.
-const MEMORY_MAX: u64 = 4 << 30;
 /// Filters in a chain. Each copies the batch in and out.
 const FILTERS: usize = 32;
 /// Characters of a module's name.
@@ -287,10 +282,7 @@ fn filter(
         ],
         "quarantine",
     );
-    let mut limits = section.section(cx, "limits");
-    let deadline = limits.duration(cx, "deadline", DEADLINE_MIN..=DEADLINE_MAX);
-    let memory = limits.size(cx, "memory", MEMORY_MIN..=MEMORY_MAX);
-    limits.finish(cx);
+    let limits = limits(cx, &mut section);
     let secrets = secrets(cx, &mut section);
     section.finish(cx);
     Some(Filter {
@@ -298,8 +290,7 @@ fn filter(
         module: module?.value,
         settings,
         on_failure: on_failure?,
-        deadline: deadline.map(|deadline| deadline.value),
-        memory: memory.map(|memory| memory.value),
+        limits,
         secrets,
     })
 }

@@ -347,6 +347,20 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A whole number between bounds that may be absent.
+    pub(super) fn whole(
+        &mut self,
+        cx: &mut Checker,
+        key: &'static str,
+        range: RangeInclusive<i64>,
+    ) -> Option<At<i64>> {
+        let Some(_) = self.key_place(key) else {
+            self.asked.push(key);
+            return None;
+        };
+        Some(self.integer(cx, key, range, 0))
+    }
+
     /// A part of a whole, in thousandths.
     pub(super) fn share(&mut self, cx: &mut Checker, key: &'static str, default: u16) -> At<u16> {
         let path = self.path(key);

@@ -1063,8 +1063,8 @@ fn filters_have_names_of_their_own_and_settings_have_places() {
     assert_eq!(names, ["range", "range-3", "range-2"]);
     let second = &pipeline.filters[1];
     assert_eq!(second.settings.to_string(), r#"{"a/b":[1,{"c":2.5}]}"#);
-    assert_eq!(second.deadline, Some(Duration::from_millis(10)));
-    assert_eq!(second.memory, Some(1 << 20));
+    assert_eq!(second.limits.deadline, Some(Duration::from_millis(10)));
+    assert_eq!(second.limits.memory, Some(1 << 20));
     assert_eq!(pipeline.to[0].send, Send::Readings);
     assert_eq!(pipeline.to[0].priority, Priority::Normal);
 
@@ -1277,7 +1277,62 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
     );
     has(&["deploy"], &["repository", "root", "channel", "poll"]);
     has(&["modules"], &["dir", "trusted-keys", "allow-unsigned"]);
-    has(&["policy"], &["grants"]);
+    has(&["policy"], &["grants", "limits"]);
+    has(
+        &["policy", "limits"],
+        &[
+            "deadline",
+            "memory",
+            "host-call",
+            "table-elements",
+            "output-rows",
+            "output",
+            "state-series",
+            "state-keys",
+            "state",
+            "log-lines-per-second",
+            "metric-names",
+            "alarms-per-minute",
+        ],
+    );
+}
+
+#[test]
+fn a_filters_limits_widen_the_defaults_and_never_the_sites() {
+    let config = |policy: &str| {
+        let text = GOOD.replace(
+            "[uplink.cloud]",
+            &format!(
+                "filters = [{{ module = \"range\", limits = {{ memory = \"64MiB\", deadline = \"1s\", output-rows = 5 }} }}]\n\
+                 {policy}[uplink.cloud]"
+            ),
+        );
+        let config = good(&[("tidegate.toml", &text)], &[]);
+        config.pipelines[0].filters[0]
+            .limits
+            .ceiling(&config.policy.limits)
+    };
+    let alone = config("");
+    assert_eq!(alone.memory_bytes, 64 << 20);
+    assert_eq!(alone.deadline, Duration::from_secs(1));
+    assert_eq!(alone.output_rows, 5);
+    let default = tidegate_pipeline::SlotLimits::default();
+    assert_eq!(alone.state_keys, default.state_keys);
+    let within = config(
+        "[policy.limits]\nmemory = \"32MiB\"\noutput-rows = 9\nstate-keys = 3\nlog-lines-per-second = 0\n",
+    );
+    assert_eq!(within.memory_bytes, 32 << 20);
+    assert_eq!(within.deadline, Duration::from_secs(1));
+    assert_eq!(within.output_rows, 5);
+    assert_eq!(within.state_keys, 3);
+    assert_eq!(within.log_lines_per_second, 0);
+
+    let text =
+        format!("{GOOD}[policy.limits]\nmemori = \"1MiB\"\ntable-elements = 20001\nstate = 5\n");
+    let told = told(&load(&[("tidegate.toml", &text)], &[])).join("\n");
+    for want in ["memori", "20001 is out of range", "policy.limits.state"] {
+        assert!(told.contains(want), "{want}: {told}");
+    }
 }
 
 /// Lines that are nearly right, so that chance gets past the parser.

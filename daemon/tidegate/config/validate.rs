@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tidegate_domain::{alarm, limits};
 
+use super::bounds::limits as limits_of;
 use super::model::{
     Broker, ClockTrust, Config, Deploy, Full, Gateway, Modules, Policy, SeriesDescription,
     SourceKind, Status, Store, join,
@@ -516,10 +517,12 @@ fn policy(cx: &mut Checker, root: &mut Section<'_>) -> Policy {
     if written.is_none() {
         section.default(cx, "grants", &format!("{GRANTS:?}"));
     }
+    let limits = limits_of(cx, &mut section);
     section.finish(cx);
     let Some(written) = written else {
         return Policy {
             grants: GRANTS.map(str::to_owned).to_vec(),
+            limits,
         };
     };
     for (index, grant) in written.iter().enumerate() {
@@ -537,6 +540,7 @@ fn policy(cx: &mut Checker, root: &mut Section<'_>) -> Policy {
     }
     Policy {
         grants: written.into_iter().map(|grant| grant.value).collect(),
+        limits,
     }
 }
 

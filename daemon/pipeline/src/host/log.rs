@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidegate_domain::limits;
 use wasmtime::StoreContextMut;
 use wasmtime::component::LinkerInstance;
 
@@ -20,16 +19,16 @@ const LINE_BYTES: usize = 4096;
 pub(crate) struct LogRate(Mutex<Option<(Instant, u32)>>);
 
 impl LogRate {
-    pub(crate) fn admits(&self, now: Instant) -> bool {
+    pub(crate) fn admits(&self, now: Instant, per_second: u32) -> bool {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *window {
             Some((since, lines)) if now.duration_since(*since) < Duration::from_secs(1) => {
                 *lines += 1;
-                *lines <= limits::LOG_LINES_PER_SECOND
+                *lines <= per_second
             }
             window => {
                 *window = Some((now, 1));
-                true
+                per_second > 0
             }
         }
     }
@@ -41,7 +40,10 @@ pub(super) fn link(instance: &mut LinkerInstance<'_, Call>) -> wasmtime::Result<
         |cx: StoreContextMut<'_, Call>, (level, message): (Level, String)| {
             let call = cx.data();
             let context = &call.context;
-            if !context.log.admits(call.now) {
+            if !context
+                .log
+                .admits(call.now, context.limits.log_lines_per_second)
+            {
                 let dropped = &context.stats().counters.log_lines_dropped;
                 dropped.fetch_add(1, Relaxed);
                 return Ok(());
@@ -67,9 +69,10 @@ mod tests {
     fn lines_above_the_rate_wait_for_the_next_second() {
         let rate = LogRate::default();
         let start = Instant::now();
-        let admitted = |at| (0..25).filter(|_| rate.admits(start + at)).count();
+        let admitted = |at| (0..25).filter(|_| rate.admits(start + at, 10)).count();
         assert_eq!(admitted(Duration::ZERO), 10);
         assert_eq!(admitted(Duration::from_millis(999)), 0);
         assert_eq!(admitted(Duration::from_secs(1)), 10);
+        assert!(!rate.admits(start + Duration::from_secs(9), 0));
     }
 }

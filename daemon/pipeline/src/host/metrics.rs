@@ -6,7 +6,7 @@ use wasmtime::StoreContextMut;
 use wasmtime::component::LinkerInstance;
 
 use super::Call;
-use crate::stats::{METRIC_NAMES, Metric};
+use crate::stats::Metric;
 
 /// Bytes of a metric's name.
 const NAME_BYTES: usize = 64;
@@ -30,7 +30,7 @@ pub(super) fn link(instance: &mut LinkerInstance<'_, Call>) -> wasmtime::Result<
 
 /// A metric that cannot be shown is counted as refused and otherwise ignored: no reading is worth less for it.
 fn stage(call: &mut Call, name: String, metric: Metric) {
-    let full = call.metrics.len() >= METRIC_NAMES;
+    let full = call.metrics.len() >= call.context.limits.metric_names;
     match (call.metrics.get_mut(&name), metric) {
         (Some(Metric::Counter(sum)), Metric::Counter(delta)) => *sum = sum.saturating_add(delta),
         (Some(Metric::Gauge(present)), Metric::Gauge(value)) => *present = value,

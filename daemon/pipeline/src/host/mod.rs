@@ -23,7 +23,8 @@ pub(crate) use self::alarm::StagedAlarm;
 pub(crate) use self::log::LogRate;
 pub use self::secrets::Secret;
 pub(crate) use self::series_state::SeriesColumn;
-use crate::engine::{CORE_INSTANCES, TABLE_ELEMENTS, TABLES};
+use crate::bounds::SlotLimits;
+use crate::engine::{CORE_INSTANCES, TABLES};
 use crate::grants::{Interface, Linked};
 use crate::state::GlobalView;
 use crate::stats::{FilterStats, Metric, PipelineStats};
@@ -37,6 +38,7 @@ pub(crate) struct Context {
     pub(crate) module: String,
     pub(crate) settings: serde_json::Value,
     pub(crate) secrets: BTreeMap<String, Secret>,
+    pub(crate) limits: SlotLimits,
     pub(crate) log: LogRate,
     pub(crate) stats: Arc<PipelineStats>,
     /// Which of the pipeline's filters this is.
@@ -90,16 +92,21 @@ pub(crate) fn link(linker: &mut Linker<Call>, imports: &[Linked]) -> Result<(), 
     Ok(())
 }
 
-/// Bounds linear memory and remembers how much there was.
+/// Bounds linear memory and tables, and remembers how much memory there was.
 #[derive(Debug)]
 pub(crate) struct MemoryBound {
     limit: usize,
+    table_elements: usize,
     pub(crate) peak: usize,
 }
 
 impl MemoryBound {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, peak: 0 }
+    pub(crate) fn new(limits: &SlotLimits) -> Self {
+        Self {
+            limit: limits.memory_bytes,
+            table_elements: limits.table_elements,
+            peak: 0,
+        }
     }
 }
 
@@ -107,6 +114,14 @@ impl MemoryBound {
 #[derive(Debug, thiserror::Error)]
 #[error("it asked for {wanted} bytes of memory; {limit} are allowed")]
 pub(crate) struct MemoryExceeded {
+    wanted: usize,
+    limit: usize,
+}
+
+/// The guest asked for a longer table than its bound.
+#[derive(Debug, thiserror::Error)]
+#[error("it asked for a table of {wanted} elements; {limit} are allowed")]
+pub(crate) struct TableExceeded {
     wanted: usize,
     limit: usize,
 }
@@ -136,7 +151,13 @@ impl ResourceLimiter for MemoryBound {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS)
+        if desired > self.table_elements {
+            return Err(wasmtime::Error::new(TableExceeded {
+                wanted: desired,
+                limit: self.table_elements,
+            }));
+        }
+        Ok(true)
     }
 
     fn instances(&self) -> usize {

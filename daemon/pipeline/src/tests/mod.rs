@@ -1,6 +1,7 @@
 //! Ordinary and hostile components through the real engine, cache and compiler child.
 
 mod guest;
+mod hostile;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -960,11 +961,12 @@ fn a_generation_is_the_same_for_the_same_and_another_for_anything_else() {
     let ids: BTreeSet<String> = [
         id(&|_| ()),
         id(&|slot| slot.limits.memory_bytes += 1),
+        id(&|slot| slot.limits.alarms_per_minute += 1),
         id(&|slot| slot.grants = BTreeSet::new()),
         id(&|slot| slot.filter = "other".to_owned()),
     ]
     .into();
-    assert_eq!(ids.len(), 4);
+    assert_eq!(ids.len(), 5);
     assert_eq!(id(&|_| ()), id(&|_| ()));
 }
 
@@ -973,7 +975,8 @@ fn limits_are_what_the_manifest_wants_within_what_the_site_gives() {
     let wanted = WantedLimits {
         memory_bytes: Some(64 << 20),
         deadline_ms: Some(10),
-        host_call_bytes: None,
+        output_rows: Some(7),
+        ..WantedLimits::default()
     };
     let site = SlotLimits {
         memory_bytes: 32 << 20,
@@ -983,6 +986,7 @@ fn limits_are_what_the_manifest_wants_within_what_the_site_gives() {
     assert_eq!(got.memory_bytes, 32 << 20);
     assert_eq!(got.deadline, Duration::from_millis(10));
     assert_eq!(got.host_call_bytes, limits::HOST_CALL_BYTES);
+    assert_eq!(got.output_rows, 7);
 }
 
 #[test]
