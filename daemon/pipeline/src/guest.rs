@@ -159,9 +159,23 @@ impl Guest {
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift,
     {
+        self.call_within(self.limits.deadline, function, call, parameters)
+    }
+
+    /// The same within another CPU time than the slot's.
+    pub(crate) fn call_within<P, R>(
+        &self,
+        budget: Duration,
+        function: &Function,
+        call: Call,
+        parameters: P,
+    ) -> Called<R>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
         let place = self.ticker.enter();
         let began = thread_time();
-        let budget = self.limits.deadline;
         let mut store = Store::new(&self.engine, call);
         store.limiter(|call| &mut call.memory);
         store.set_hostcall_fuel(self.limits.host_call_bytes);

@@ -8,6 +8,7 @@
 //! Nothing here spawns, except the engine's one clock thread (`ticker.rs`) and the compiler child.
 
 mod alarm_rate;
+mod bisect;
 mod bounds;
 mod breaker;
 mod cache;

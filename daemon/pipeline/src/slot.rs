@@ -1,9 +1,10 @@
 //! One filter in its place: module, settings, grants and limits, its state, and what happens when it fails.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -14,9 +15,11 @@ use tidegate_domain::outcome::{
 use tidegate_domain::{Arrival, Batch, limits};
 
 use crate::alarm_rate::AlarmRate;
+use crate::bisect::{self, Part};
 use crate::breaker::{Breaker, BreakerState};
 use crate::columns;
 use crate::contract::{BatchRef, Contents, Parameters, Results, Verdict};
+use crate::cpu::thread_time;
 use crate::engine::Runtime;
 use crate::grants::{self, Grant, NotGranted};
 use crate::guest::{Called, Failure, Function, Guest};
@@ -27,8 +30,8 @@ use crate::state::{GlobalView, SlotState};
 use crate::stats::{FilterStats, LastError, Metric, PipelineStats};
 use crate::worlds::{PROCESS, Role, World};
 
-/// What happens to the rows of a batch on which the filter trapped, ran out of time or memory, or answered with
-/// something that means nothing, twice. (Rows that a filter rejects, and batches that it answers with a fault, always go
+/// What happens to the rows on which the filter trapped, ran out of time or memory, or answered with something that means
+/// nothing, twice. Of a batch they are the rows at fault where those can be found in time, else all of them. (Rows that a filter rejects, and batches that it answers with a fault, always go
 /// to quarantine: that is an answer, not a failure.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -243,6 +246,7 @@ impl Slot {
             let through = self.by_policy(rows, failure.reason(), detail, outcome);
             return self.counted(through);
         }
+        let began = thread_time();
         let through = match self.judge(&rows, arrival, now) {
             Ok(judgement) => {
                 self.breaker.succeeded();
@@ -256,10 +260,15 @@ impl Slot {
                     self.quarantine(rows, reason::FAULT, message, outcome);
                     Batch::default()
                 } else {
-                    self.breaker.failed(now);
-                    let (reason, detail) = (failure.reason(), failure.detail().to_owned());
+                    let (through, works) =
+                        self.isolate(rows, &failure, began, arrival, now, outcome);
+                    if works {
+                        self.breaker.succeeded();
+                    } else {
+                        self.breaker.failed(now);
+                    }
                     self.last_failure = Some(failure);
-                    self.by_policy(rows, reason, detail, outcome)
+                    through
                 }
             }
         };
@@ -277,6 +286,62 @@ impl Slot {
         self.counted(through)
     }
 
+    /// Looks for the rows on which it fails, so that the others go on. All of this batch's calls together take two
+    /// deadlines of CPU time at most: after two timeouts nothing is left, and the batch goes by policy whole. Says besides
+    /// whether the filter works: it fails on single rows, and finding them takes no longer than one call may.
+    fn isolate(
+        &mut self,
+        rows: Batch,
+        failure: &Failure,
+        began: Duration,
+        arrival: Arrival,
+        now: Instant,
+        outcome: &mut PipelineOutcome,
+    ) -> (Batch, bool) {
+        let whole = |slot: &Self, rows, outcome: &mut PipelineOutcome| {
+            let detail = failure.detail().to_owned();
+            slot.by_policy(rows, failure.reason(), detail, outcome)
+        };
+        if rows.len() < 2 || !failure.worth_a_retry() {
+            return (whole(self, rows, outcome), false);
+        }
+        let deadline = self.guest.limits().deadline;
+        let part =
+            |range: &Range<usize>| columns::gather(&rows, range.len(), |row| range.contains(&row));
+        let parts = bisect::bisect(rows.len(), |range| {
+            let spent = thread_time().saturating_sub(began);
+            let budget = (2 * deadline).saturating_sub(spent).min(deadline);
+            if budget.is_zero() {
+                return None;
+            }
+            let rows = part(&range);
+            let answer = self.attempt(&rows, arrival, now, Some(budget));
+            Some(answer.and_then(|answer| self.accept(&rows, answer, now)))
+        });
+        if parts.iter().all(|part| matches!(part, Part::Failed(..))) {
+            return (whole(self, rows, outcome), false);
+        }
+        let mut works = thread_time().saturating_sub(began) <= deadline;
+        let mut through = Batch::default();
+        for found in parts {
+            let went_on = match found {
+                Part::Sound(range, judgement) => self.apply(part(&range), judgement, outcome),
+                Part::Failed(range, Some(Failure::Fault(message))) => {
+                    self.quarantine(part(&range), reason::FAULT, message, outcome);
+                    Batch::default()
+                }
+                Part::Failed(range, found) => {
+                    works &= range.len() == 1;
+                    let why = found.as_ref().unwrap_or(failure);
+                    let detail = why.detail().to_owned();
+                    self.by_policy(part(&range), why.reason(), detail, outcome)
+                }
+            };
+            columns::append(&mut through, went_on);
+        }
+        (through, works)
+    }
+
     fn counted(&self, through: Batch) -> Batch {
         let rows_out = &self.stats().counters.rows_out;
         rows_out.fetch_add(count(&through), Relaxed);
@@ -291,13 +356,18 @@ impl Slot {
         arrival: Arrival,
         now: Instant,
     ) -> Result<Judgement, Failure> {
-        let answer = match self.attempt(rows, arrival, now) {
+        let answer = match self.attempt(rows, arrival, now, None) {
             Err(failure) if failure.worth_a_retry() => {
                 self.stats().counters.retries.fetch_add(1, Relaxed);
-                self.attempt(rows, arrival, now)
+                self.attempt(rows, arrival, now, None)
             }
             answered => answered,
         }?;
+        self.accept(rows, answer, now)
+    }
+
+    /// Makes what an instance left behind the truth.
+    fn accept(&mut self, rows: &Batch, answer: Answer, now: Instant) -> Result<Judgement, Failure> {
         let limits = *self.guest.limits();
         self.alarm_rate
             .take(rows, &answer.alarms, limits.alarms_per_minute, now)
@@ -327,8 +397,15 @@ impl Slot {
         })
     }
 
-    /// One call on an instance of its own, which is gone afterwards whatever happened in it.
-    fn attempt(&self, rows: &Batch, arrival: Arrival, now: Instant) -> Result<Answer, Failure> {
+    /// One call on an instance of its own, which is gone afterwards whatever happened in it; within the slot's deadline
+    /// or a CPU time of its own.
+    fn attempt(
+        &self,
+        rows: &Batch,
+        arrival: Arrival,
+        now: Instant,
+        budget: Option<Duration>,
+    ) -> Result<Answer, Failure> {
         let call = Call {
             context: Arc::clone(&self.context),
             now,
@@ -347,7 +424,12 @@ impl Slot {
             memory: MemoryBound::new(self.guest.limits()),
         };
         let parameters: Parameters<'_> = (BatchRef::from(rows),);
-        let called: Called<Results> = self.guest.call(&self.process, call, parameters);
+        let called: Called<Results> = match budget {
+            None => self.guest.call(&self.process, call, parameters),
+            Some(budget) => self
+                .guest
+                .call_within(budget, &self.process, call, parameters),
+        };
         self.stats().called(called.used, called.call.memory.peak);
         let verdict = match called.result {
             Ok((Ok(output),)) => output
