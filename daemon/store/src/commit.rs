@@ -149,7 +149,15 @@ pub(crate) fn write(
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks<'a> {
     detail: Option<&'a str>,
-    backfill: Option<&'a str>,
+    backfill: Option<Past<'a>>,
+}
+
+/// A command that asked for what history has.
+#[derive(Clone, Copy, Debug)]
+struct Past<'a> {
+    id: &'a str,
+    /// The clock that the reading's time is by, where that was never set.
+    unset: Option<Mark>,
 }
 
 struct Commit<'a> {
@@ -656,7 +664,10 @@ impl Commit<'_> {
         let time = millis(batch.time[row]);
         let quality = batch.quality(row);
         // What comes out of history is by no clock of the present.
-        let unset = self.unset.filter(|_| marks.backfill.is_none());
+        let unset = match marks.backfill {
+            Some(past) => past.unset,
+            None => self.unset,
+        };
         let item = Item::Reading(ReadingItem {
             pipeline: &self.setup.pipelines[index].name,
             series: batch.name(row),
@@ -668,7 +679,7 @@ impl Commit<'_> {
                 Quality::Uncertain | Quality::Bad => Some(quality.as_str()),
             },
             detail: marks.detail,
-            backfill: marks.backfill,
+            backfill: marks.backfill.map(|past| past.id),
             boot: unset.map(|mark| self.image.boots.name(mark)),
             mono: unset.map(|mark| mark.mono(batch.time[row])),
         });

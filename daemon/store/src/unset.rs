@@ -257,6 +257,25 @@ pub(crate) fn list(
     Ok(())
 }
 
+/// The clock that a block's times are by, where that is not set: they are those of its arrival, and not corrected yet. What
+/// brought its times along has none.
+pub(crate) fn times_of_block(
+    conn: &Connection,
+    block: i64,
+) -> Result<Option<Mark>, rusqlite::Error> {
+    conn.prepare_cached(
+        "SELECT boot, clock_offset FROM unset
+         WHERE boot IN (SELECT id FROM boot) AND kind = ?1 AND id = ?2 AND NOT own_times",
+    )?
+    .query_row((Kind::Block as u8, block), |row| {
+        Ok(Mark {
+            boot: row.get(0)?,
+            offset: row.get(1)?,
+        })
+    })
+    .optional()
+}
+
 /// Takes rows up to an id off the list: they are gone.
 pub(crate) fn forget(conn: &Connection, kind: Kind, up_to: i64) -> Result<(), rusqlite::Error> {
     conn.prepare_cached(

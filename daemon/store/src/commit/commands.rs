@@ -6,7 +6,7 @@ use tidegate_domain::item::{ItemKind, Priority, ReplyItem, ReplyStatus, millis};
 use tidegate_domain::series::SeriesFilter;
 use tidegate_domain::{Batch, Item};
 
-use super::{Commit, Marks, encode};
+use super::{Commit, Marks, Past, encode};
 use crate::block;
 use crate::books::{Scope, own};
 use crate::commands::{self, AT_ONCE, Backfill, Detail, SLICE_BLOCKS, SLICE_HEADS};
@@ -14,6 +14,7 @@ use crate::input::{CommandInput, Event, Todo};
 use crate::outbox::LaneKey;
 use crate::series::Names;
 use crate::setup::{PipelineSetup, nanoseconds};
+use crate::unset;
 
 /// Readings between two reports of a backfill's progress.
 const PROGRESS: u64 = 100_000;
@@ -434,6 +435,7 @@ impl<'a> Commit<'a> {
             job.incomplete = true;
             return Ok(false);
         };
+        let unset = unset::times_of_block(self.conn, block)?;
         let wanted: Vec<bool> = batch
             .names
             .iter()
@@ -448,7 +450,7 @@ impl<'a> Commit<'a> {
                 return Ok(true);
             }
             let marks = Marks {
-                backfill: Some(&job.id),
+                backfill: Some(Past { id: &job.id, unset }),
                 ..Marks::default()
             };
             let measure = self.measure(batch.name(row));

@@ -7,7 +7,7 @@ use tidegate_domain::series::SeriesFilter;
 
 use super::*;
 
-fn command(id: &str, name: Name, todo: Todo) -> CommandInput {
+pub(super) fn command(id: &str, name: Name, todo: Todo) -> CommandInput {
     CommandInput {
         uplink: 0,
         ack: Some(AckToken {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde_json::Value as Json;
+use tidegate_domain::command::Name;
 use tidegate_domain::outcome::{QuarantinedMessage, QuarantinedReadings, reason};
 
 use super::*;
@@ -302,6 +303,48 @@ fn a_boot_that_ends_before_its_clock_is_set_is_never_corrected_with_another_ones
     assert_eq!(left(&conn), 0);
     assert_eq!(edge.history().len(), 0);
     edge.bench.check_balance();
+}
+
+#[test]
+fn a_backfill_marks_what_no_clock_ever_put_right() {
+    let mut edge = Edge::new();
+    edge.send(4);
+    edge.commit();
+    let booted = edge.booted;
+    edge.reboot();
+    edge.send(3);
+    edge.commit();
+    edge.set_clock();
+    edge.pass(10);
+    let todo = Todo::Backfill {
+        series: "**".to_owned(),
+        pipeline: None,
+        from: 0,
+        to: i64::MAX / 1_000_000,
+        limit: 100,
+    };
+    edge.bench.apply(commands::command("f", Name::Backfill, todo));
+    for _ in 0..5 {
+        edge.pass(1);
+    }
+    let items = edge.bench.items();
+    let asked = items.iter().filter(|(_, item)| item["backfill"] == "f");
+    let (of_first, others): (Vec<_>, Vec<_>) = asked
+        .map(|(_, item)| item)
+        .partition(|item| item["boot"] == "edge-1");
+    assert_eq!((of_first.len(), others.len()), (4, 3));
+    for item in of_first {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "small"
+        )]
+        let value = item["value"].as_f64().unwrap() as u64;
+        let since_boot = (edge.sent[&value].0 - booted) / 1_000_000;
+        let mono = item["mono"].as_i64().unwrap();
+        assert!((mono - since_boot).abs() <= 1, "{item}: {since_boot}");
+    }
+    assert!(others.iter().all(|item| item["mono"].is_null()));
 }
 
 #[test]
