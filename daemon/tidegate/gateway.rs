@@ -112,6 +112,7 @@ pub(crate) fn store_config(config: &Config) -> anyhow::Result<store::StoreConfig
             .map(|pipeline| store::PipelineConfig {
                 name: pipeline.name.clone(),
                 window: pipeline.summary.as_ref().map(|summary| summary.window),
+                keep_input: pipeline.keep_input,
                 to: pipeline.to.iter().map(route).collect(),
             })
             .collect(),
@@ -570,7 +571,7 @@ pub(crate) fn pipeline(
         select: SeriesFilter::new(&pipeline.series)?,
         slots,
     };
-    Ok(Pipeline::new(runtime, chain, state)?)
+    Ok(Pipeline::new(runtime, chain, state)?.keeping_input(pipeline.keep_input.is_some()))
 }
 
 fn slot(

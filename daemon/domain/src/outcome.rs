@@ -183,6 +183,8 @@ pub struct QuarantinedMessage {
 /// `selected + derived + replayed = stored + filtered + Σ quarantined + Σ dropped`.
 #[derive(Clone, Debug, Default)]
 pub struct PipelineOutcome {
+    /// What entered, where the pipeline keeps that.
+    pub input: Option<Batch>,
     /// Index of the pipeline in the configuration's order.
     pub pipeline: usize,
     /// The chain that handled it.

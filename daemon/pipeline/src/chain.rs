@@ -50,6 +50,7 @@ pub struct Pipeline {
     slots: Vec<Slot>,
     generation: Arc<Generation>,
     stats: Arc<PipelineStats>,
+    keeps_input: bool,
 }
 
 impl Pipeline {
@@ -109,7 +110,15 @@ impl Pipeline {
                 slots: generations,
             }),
             stats,
+            keeps_input: false,
         })
+    }
+
+    /// Has every outcome hold what entered as well: see [`PipelineOutcome::input`].
+    #[must_use]
+    pub fn keeping_input(mut self, keeps: bool) -> Self {
+        self.keeps_input = keeps;
+        self
     }
 
     /// Sends what it selects of a batch through the chain. Blocks for as long as the filters compute.
@@ -129,6 +138,7 @@ impl Pipeline {
             pipeline: self.index,
             generation: Some(Arc::clone(&self.generation)),
             selected: rows.len() as u64,
+            input: self.keeps_input.then(|| rows.clone()),
             ..PipelineOutcome::default()
         };
         self.stats.selected.fetch_add(outcome.selected, Relaxed);

@@ -43,20 +43,23 @@ pub enum Profile {
     Wide,
     /// 64 MiB of address space a guest, for kernels or limits (RLIMIT_AS) that refuse the wide one.
     Small,
+    /// The small one for rehearsals: instructions are counted instead of time, so that the same input gives the same
+    /// result to the last byte, whatever else the machine does. It costs speed.
+    Metered,
 }
 
 impl Profile {
     fn reservation(self) -> u64 {
         match self {
             Self::Wide => 4 << 30,
-            Self::Small => 64 << 20,
+            Self::Small | Self::Metered => 64 << 20,
         }
     }
 
     fn guard(self) -> u64 {
         match self {
             Self::Wide => 32 << 20,
-            Self::Small => 64 << 10,
+            Self::Small | Self::Metered => 64 << 10,
         }
     }
 
@@ -65,7 +68,7 @@ impl Profile {
     pub fn max_memory_bytes(self) -> usize {
         match self {
             Self::Wide => 256 << 20,
-            Self::Small => 64 << 20,
+            Self::Small | Self::Metered => 64 << 20,
         }
     }
 }
@@ -75,13 +78,14 @@ impl fmt::Display for Profile {
         f.write_str(match self {
             Self::Wide => "wide",
             Self::Small => "small",
+            Self::Metered => "metered",
         })
     }
 }
 
 /// A word that is no [`Profile`].
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no engine profile; there are `wide` and `small`")]
+#[error("`{0}` is no engine profile; there are `wide`, `small` and `metered`")]
 pub struct UnknownProfile(String);
 
 impl FromStr for Profile {
@@ -91,6 +95,7 @@ impl FromStr for Profile {
         match word {
             "wide" => Ok(Self::Wide),
             "small" => Ok(Self::Small),
+            "metered" => Ok(Self::Metered),
             other => Err(UnknownProfile(other.to_owned())),
         }
     }
@@ -394,7 +399,8 @@ fn config(profile: Profile, pool: bool) -> Result<Config, wasmtime::Error> {
         .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
         // Outputs of two versions of a filter are compared bit by bit.
         .cranelift_nan_canonicalization(true)
-        .epoch_interruption(true)
+        .epoch_interruption(profile != Profile::Metered)
+        .consume_fuel(profile == Profile::Metered)
         .max_wasm_stack(GUEST_STACK_BYTES)
         .wasm_component_model(true)
         .wasm_relaxed_simd(false)

@@ -2,6 +2,7 @@
 //! happened in it. Every world's functions are called through here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tidegate_domain::limits::TABLE_ELEMENTS;
@@ -14,7 +15,7 @@ use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
 
 use crate::contract::cut;
 use crate::cpu::thread_time;
-use crate::engine::Runtime;
+use crate::engine::{Profile, Runtime};
 use crate::grants::Linked;
 use crate::host::{self, Call, MemoryExceeded, TableExceeded, Violation};
 use crate::manifest::{LoadedModule, SlotLimits};
@@ -76,6 +77,8 @@ pub(crate) struct Guest {
     ticker: Arc<Ticker>,
     pre: InstancePre<Call>,
     limits: SlotLimits,
+    /// Under [`Profile::Metered`]: instructions so far, as nanoseconds.
+    metered: Option<AtomicU64>,
 }
 
 /// A function that a guest exports.
@@ -111,6 +114,7 @@ impl Guest {
             engine: runtime.engine.clone(),
             ticker: Arc::clone(&runtime.ticker),
             pre,
+            metered: (runtime.profile() == Profile::Metered).then(AtomicU64::default),
             limits: SlotLimits {
                 memory_bytes: limits
                     .memory_bytes
@@ -153,6 +157,15 @@ impl Guest {
         &self.limits
     }
 
+    /// The clock by which calls are charged: this thread's CPU time, or where instructions are counted the guest's own, at
+    /// one nanosecond each.
+    pub(crate) fn time(&self) -> Duration {
+        match &self.metered {
+            None => thread_time(),
+            Some(so_far) => Duration::from_nanos(so_far.load(Relaxed)),
+        }
+    }
+
     /// Calls a function on a fresh instance. Blocks for as long as the guest computes.
     pub(crate) fn call<P, R>(&self, function: &Function, call: Call, parameters: P) -> Called<R>
     where
@@ -175,22 +188,40 @@ impl Guest {
         R: ComponentNamedList + Lift,
     {
         let place = self.ticker.enter();
-        let began = thread_time();
+        let began = self.time();
         let mut store = Store::new(&self.engine, call);
         store.limiter(|call| &mut call.memory);
         store.set_hostcall_fuel(self.limits.host_call_bytes);
-        store.epoch_deadline_callback(move |_| {
-            let used = thread_time().saturating_sub(began);
-            if used < budget {
-                return Ok(UpdateDeadline::Continue(1));
+        let result = match &self.metered {
+            None => {
+                store.epoch_deadline_callback(move |_| {
+                    let used = thread_time().saturating_sub(began);
+                    if used < budget {
+                        return Ok(UpdateDeadline::Continue(1));
+                    }
+                    Err(wasmtime::Error::new(DeadlineExceeded { used, budget }))
+                });
+                store.set_epoch_deadline(1);
+                self.enter(&mut store, function, parameters)
             }
-            Err(wasmtime::Error::new(DeadlineExceeded { used, budget }))
-        });
-        store.set_epoch_deadline(1);
-        let result = self
-            .enter(&mut store, function, parameters)
-            .map_err(|error| classify(&error));
-        let used = thread_time().saturating_sub(began);
+            Some(so_far) => {
+                let fuel = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
+                let entered = store
+                    .set_fuel(fuel)
+                    .and_then(|()| self.enter(&mut store, function, parameters));
+                let left = store.get_fuel().unwrap_or(0);
+                so_far.fetch_add(fuel.saturating_sub(left), Relaxed);
+                entered.map_err(|error| match error.downcast_ref::<Trap>() {
+                    Some(Trap::OutOfFuel) => {
+                        let used = budget;
+                        error.context(DeadlineExceeded { used, budget })
+                    }
+                    _ => error,
+                })
+            }
+        };
+        let result = result.map_err(|error| classify(&error));
+        let used = self.time().saturating_sub(began);
         let call = store.into_data();
         drop(place);
         Called { result, call, used }

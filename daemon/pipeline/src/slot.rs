@@ -19,7 +19,6 @@ use crate::bisect::{self, Part};
 use crate::breaker::{Breaker, BreakerState};
 use crate::columns;
 use crate::contract::{BatchRef, Contents, Parameters, Results, Verdict};
-use crate::cpu::thread_time;
 use crate::engine::Runtime;
 use crate::grants::{self, Grant, NotGranted};
 use crate::guest::{Called, Failure, Function, Guest};
@@ -246,7 +245,7 @@ impl Slot {
             let through = self.by_policy(rows, failure.reason(), detail, outcome);
             return self.counted(through);
         }
-        let began = thread_time();
+        let began = self.guest.time();
         let through = match self.judge(&rows, arrival, now) {
             Ok(judgement) => {
                 self.breaker.succeeded();
@@ -309,7 +308,7 @@ impl Slot {
         let part =
             |range: &Range<usize>| columns::gather(&rows, range.len(), |row| range.contains(&row));
         let parts = bisect::bisect(rows.len(), |range| {
-            let spent = thread_time().saturating_sub(began);
+            let spent = self.guest.time().saturating_sub(began);
             let budget = (2 * deadline).saturating_sub(spent).min(deadline);
             if budget.is_zero() {
                 return None;
@@ -321,7 +320,7 @@ impl Slot {
         if parts.iter().all(|part| matches!(part, Part::Failed(..))) {
             return (whole(self, rows, outcome), false);
         }
-        let mut works = thread_time().saturating_sub(began) <= deadline;
+        let mut works = self.guest.time().saturating_sub(began) <= deadline;
         let mut through = Batch::default();
         for found in parts {
             let went_on = match found {

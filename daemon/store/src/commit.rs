@@ -566,6 +566,7 @@ impl Commit<'_> {
             dictionary,
             history,
             pipeline_ids,
+            kept,
             ..
         } = &mut *self.image;
         let name = &pipeline.name;
@@ -593,6 +594,9 @@ impl Commit<'_> {
             quarantine::insert_readings(&mut pen, name, generation, readings, origin, unset)?;
             // One row keeps the place; what failed for another reason gets rows of its own.
             origin.row = None;
+        }
+        if let Some(input) = &outcome.input {
+            kept.insert(conn, pipeline_ids[outcome.pipeline], arrival, input)?;
         }
         let measures = &setup.config.measures;
         let block = history.next_block;
@@ -833,6 +837,8 @@ impl Commit<'_> {
             history,
             windows,
             gaps,
+            kept,
+            pipeline_ids,
             pipeline_names,
             ..
         } = &mut *self.image;
@@ -853,6 +859,7 @@ impl Commit<'_> {
             history.expire(conn, books, pipeline_names, oldest, end)?;
         }
         quarantine::enforce(&mut pen(conn, books, wall), setup, gaps, oldest)?;
+        kept.expire(conn, setup, pipeline_ids, wall)?;
         let evicted = evict::enforce(conn, self.image, setup, in_flight, wall, frozen.room)?;
         let Image {
             books,

@@ -115,6 +115,8 @@ pub struct PipelineConfig {
     pub name: String,
     /// Length of its tumbling windows; `None` for no summaries.
     pub window: Option<Duration>,
+    /// How long what enters it is kept, within a tenth of the store's bound; `None` for not at all.
+    pub keep_input: Option<Duration>,
     /// Where its output goes.
     pub to: Vec<Route>,
 }

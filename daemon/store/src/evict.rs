@@ -1,5 +1,6 @@
 //! The bound in bytes: what goes, and in which order.
 //!
+//! 0. input of pipelines that is kept for rehearsals
 //! 1. what waits for an uplink that is no longer configured, and refused messages
 //! 2. history whose windows are all closed, oldest first: it is on its way up, or nobody wanted it
 //! 3. waiting items by priority, oldest first; those in flight never, gap items never
@@ -7,7 +8,7 @@
 //! 5. quarantine
 //! 6. alarms
 //!
-//! With `full = "stop"` only refused messages and history whose windows are all closed go.
+//! With `full = "stop"` only kept input, refused messages and history whose windows are all closed go.
 //!
 //! *In flight* is every message that a [`Reader`](crate::Reader) of this process handed out and nobody settled yet.
 //! Readers wait while messages are given up, so that none is handed out that is about to go.
@@ -87,6 +88,7 @@ pub(crate) fn enforce<'a>(
             break;
         }
     }
+    while image.kept.bytes > bounds.kept_bytes && image.kept.evict(conn)? {}
     for _ in 0..room.steps {
         if Pages::of(conn)?.used_bytes() <= room.rows_bytes {
             return Ok(evicted);
@@ -119,8 +121,12 @@ fn step(
         windows,
         gaps,
         pipeline_names,
+        kept,
         ..
     } = image;
+    if kept.evict(conn)? {
+        return Ok(true);
+    }
     let stop = setup.config.full == Full::Stop;
     if !stop && outbox.evict_unconfigured(&mut pen(conn, books, wall))? {
         return Ok(true);

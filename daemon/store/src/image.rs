@@ -17,6 +17,7 @@ use crate::commands::{self, Commands};
 use crate::gaps::Gaps;
 use crate::history::History;
 use crate::identities::{self, Identities};
+use crate::kept::Kept;
 use crate::num::count;
 use crate::orders;
 use crate::outbox::Outbox;
@@ -39,6 +40,7 @@ pub(crate) struct Image {
     pub(crate) outbox: Outbox,
     pub(crate) history: History,
     pub(crate) identities: Identities,
+    pub(crate) kept: Kept,
     pub(crate) gaps: Gaps,
     pub(crate) slots: Slots,
     pub(crate) alarms: Alarms,
@@ -95,6 +97,7 @@ impl Image {
             outbox: Outbox::load(conn, setup, &books, now)?,
             history: History::new(books.store(own::NEXT_BLOCK).unwrap_or(1)),
             identities: Identities::load(conn, setup)?,
+            kept: Kept::load(conn)?,
             gaps: Gaps::load(conn, &uplink_ids)?,
             slots: Slots::load(conn)?,
             dictionary: Dictionary::new(

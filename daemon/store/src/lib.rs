@@ -26,6 +26,7 @@ mod history;
 mod identities;
 mod image;
 mod input;
+mod kept;
 mod lock;
 mod num;
 mod opening;
@@ -62,6 +63,7 @@ pub use input::{
     CommandCounts, CommandInput, CommandStats, Committed, DetailStats, Event, Input, Orders,
     OutboxStats, SourceGap, StoreState, StoreStats, Todo,
 };
+pub use kept::{KeptBatch, KeptStep};
 pub use lock::holder;
 pub use opening::{Recovered, Store};
 pub use quarantined::{Matching, OpenOrder, QuarantineEntry, QuarantinedRow, RowState};

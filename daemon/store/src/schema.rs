@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0006_unset_clock.sql"),
     include_str!("../migrations/0007_gap_series.sql"),
     include_str!("../migrations/0008_rollouts.sql"),
+    include_str!("../migrations/0009_kept_input.sql"),
 ];
 
 /// Marks the file as ours: "TIDE".

@@ -27,6 +27,8 @@ pub(crate) struct PipelineSetup {
     pub(crate) name: Arc<str>,
     /// Length of its windows, nanoseconds.
     pub(crate) window: Option<i64>,
+    /// How long what enters it is kept, nanoseconds.
+    pub(crate) keep_input: Option<i64>,
     pub(crate) summaries: Vec<(usize, Priority)>,
     pub(crate) readings: Vec<(usize, Priority)>,
     /// Every uplink of its routes, once.
@@ -50,6 +52,8 @@ pub(crate) struct Bounds {
     pub(crate) checkpoint_bytes: u64,
     /// Quarantine's share of the database.
     pub(crate) quarantine_bytes: u64,
+    /// The share of what entered pipelines and is kept.
+    pub(crate) kept_bytes: u64,
     /// Refused messages' share of the database.
     pub(crate) rejected_bytes: u64,
     pub(crate) group_rows: usize,
@@ -78,6 +82,7 @@ impl Bounds {
             reserve_bytes,
             checkpoint_bytes: wal_bytes / 4,
             quarantine_bytes: max_bytes / 5,
+            kept_bytes: max_bytes / 10,
             rejected_bytes: max_bytes / 20,
             group_rows: limits::GROUP_ROWS.min(small / 300),
             group_bytes: limits::GROUP_BYTES.min(small),
@@ -100,6 +105,7 @@ impl Setup {
             PipelineSetup {
                 name: pipeline.name.as_str().into(),
                 window: pipeline.window.map(nanoseconds),
+                keep_input: pipeline.keep_input.map(nanoseconds),
                 summaries: routes(crate::config::Send::summaries),
                 readings: routes(crate::config::Send::readings),
                 uplinks,

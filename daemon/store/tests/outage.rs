@@ -196,6 +196,7 @@ impl Plant {
             pipelines: vec![PipelineConfig {
                 name: "line".to_owned(),
                 window: Some(Duration::from_secs(60)),
+                keep_input: None,
                 to: vec![
                     route(Send::Summary, Priority::Normal),
                     route(Send::Readings, Priority::Low),

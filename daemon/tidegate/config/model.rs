@@ -289,6 +289,8 @@ pub(crate) struct Pipeline {
     pub(crate) filters: Vec<Filter>,
     /// Summaries, if there are to be any.
     pub(crate) summary: Option<Summary>,
+    /// How long what enters it is kept for rehearsals; `None` for not at all.
+    pub(crate) keep_input: Option<Duration>,
     /// Where results go.
     pub(crate) to: Vec<Route>,
 }

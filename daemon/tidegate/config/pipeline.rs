@@ -18,6 +18,8 @@ const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// Readings of an open window cannot be evicted: longer ones would fill the disk.
 const WINDOW_MAX: Duration = Duration::from_hours(24);
 const WINDOW: Duration = Duration::from_mins(1);
+const KEEP_MIN: Duration = Duration::from_secs(1);
+const KEEP_MAX: Duration = Duration::from_hours(24 * 7);
 /// Filters in a chain. Each copies the batch in and out.
 const FILTERS: usize = 32;
 /// Characters of a module's name.
@@ -67,8 +69,12 @@ pub(super) fn pipeline(cx: &mut Checker, entry: &Entry, names: &Names<'_>) -> Pi
         let help = "write send = \"summary\" or \"both\" in one of its routes, or remove `summary`";
         cx.warning(section.key_place("summary"), message, help.to_owned());
     }
+    let keep_input = section
+        .duration(cx, "keep-input", KEEP_MIN..=KEEP_MAX)
+        .map(|keep| keep.value);
     section.finish(cx);
     Pipeline {
+        keep_input,
         name: entry.key.clone(),
         from,
         series,

@@ -1263,7 +1263,7 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
     );
     has(
         &["pipeline", "temperature"],
-        &["from", "series", "filters", "summary", "to"],
+        &["from", "series", "filters", "summary", "keep-input", "to"],
     );
     has(
         &["uplink", "cloud"],

@@ -60,6 +60,7 @@ pub(crate) fn config() -> StoreConfig {
         pipelines: vec![PipelineConfig {
             name: "temperature".to_owned(),
             window: Some(Duration::from_secs(60)),
+            keep_input: None,
             to: vec![Route {
                 uplink: 0,
                 send: Send::Summary,

@@ -323,7 +323,8 @@ fn a_backfill_marks_what_no_clock_ever_put_right() {
         to: i64::MAX / 1_000_000,
         limit: 100,
     };
-    edge.bench.apply(commands::command("f", Name::Backfill, todo));
+    edge.bench
+        .apply(commands::command("f", Name::Backfill, todo));
     for _ in 0..5 {
         edge.pass(1);
     }

@@ -163,6 +163,7 @@ fn config(path: PathBuf, setting: Setting) -> StoreConfig {
     let pipeline = |name: &str, window, to| PipelineConfig {
         name: name.to_owned(),
         window,
+        keep_input: None,
         to,
     };
     StoreConfig {
