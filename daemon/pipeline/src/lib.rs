@@ -25,6 +25,7 @@ mod host;
 pub mod inspect;
 pub mod manifest;
 mod native;
+pub mod rehearsal;
 mod schema;
 mod slot;
 mod state;

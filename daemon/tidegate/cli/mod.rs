@@ -10,6 +10,7 @@ mod history;
 mod ledger;
 mod module;
 mod quarantine;
+mod rehearse;
 mod run;
 mod status;
 

@@ -10,7 +10,7 @@ use tidegate_pipeline::grants::{self, Refusal};
 use tidegate_pipeline::test_vectors::{VectorResult, run_vectors};
 use tidegate_pipeline::{Grant, LoadedModule, Manifest, Module, Runtime, RuntimeConfig};
 
-use super::{DONE, FAILURE, Failure, say, say_json};
+use super::{DONE, FAILURE, Failure, rehearse, say, say_json};
 use crate::factory::FACTORY;
 use crate::modules;
 
@@ -18,7 +18,7 @@ use crate::modules;
 pub(super) enum Command {
     /// Print a component's digest, world, imports and exports
     Inspect(Inspect),
-    /// Load a component as the daemon would, under the default grants, and run its golden vectors
+    /// Load a component as the daemon would, under the default grants, and run its golden vectors; or replay what was kept
     Test(Test),
     /// Print the factory modules
     List(List),
@@ -43,6 +43,8 @@ pub(super) struct Test {
     /// Grant one more capability than the default policy does (repeatable)
     #[arg(long = "grant", value_name = "NAME")]
     grants: Vec<String>,
+    #[command(flatten)]
+    rehearsal: rehearse::Arguments,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -110,6 +112,10 @@ struct Report<'a> {
 /// Exit code 1 when an import is not granted or a vector does not pass.
 fn test(arguments: &Test) -> Result<u8, Failure> {
     let module = modules::from_files(&arguments.file)?;
+    if let Some(replay) = arguments.rehearsal.replay() {
+        let (rehearsal, file) = (&arguments.rehearsal, &arguments.file);
+        return rehearse::run(rehearsal, replay, module, file, arguments.json);
+    }
     let vectors = vectors(arguments, &module)?;
     let mut policy = DEFAULT_GRANTS.to_vec();
     for grant in &arguments.grants {

@@ -6,6 +6,7 @@ mod commands;
 mod crash;
 mod history;
 mod identities;
+mod kept;
 mod ledger;
 mod opening;
 mod orders;
