@@ -2,35 +2,35 @@
 //! it failed, after everything in memory was loaded anew.
 
 mod alarms;
+mod clock;
 mod commands;
+mod tell;
+mod windows;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tidegate_domain::item::{
-    EventItem, ItemKind, JsonValue, Priority, ReadingItem, SummaryItem, millis,
-};
+use tidegate_domain::item::{ItemKind, JsonValue, ReadingItem, millis};
 use tidegate_domain::outcome::{PipelineOutcome, Replayed};
 use tidegate_domain::rollout::Change;
-use tidegate_domain::{Arrival, Batch, BatchOutcome, ClosedWindow, Item, Quality};
+use tidegate_domain::{Arrival, Batch, BatchOutcome, Item, Quality};
 
+pub(crate) use self::windows::Ahead;
 use crate::books::{Scope, own};
-use crate::clock::Advance;
 use crate::disk;
 use crate::evict::{self, InFlight};
-use crate::gaps::Loss;
 use crate::group::{Attempt, Group};
 use crate::history::Shelf;
 use crate::image::Image;
-use crate::input::{ClosedSummary, Committed, Event, Orders, SourceGap};
+use crate::input::{ClosedSummary, Event, Orders};
 use crate::num::sql;
 use crate::orders;
 use crate::outbox::{Entry, LaneKey, Pen};
 use crate::quarantine;
 use crate::rollouts;
-use crate::setup::{Bounds, Setup, nanoseconds};
+use crate::setup::{Setup, nanoseconds};
 use crate::state;
 use crate::unset::{Mark, RowMark};
 
@@ -49,38 +49,6 @@ pub(crate) struct Frozen {
     /// Nothing but windows close with it.
     pub(crate) ahead: Option<Ahead>,
     pub(crate) room: Room,
-}
-
-/// More windows are about to close than fit into one transaction: some close before, while the clock stays. A group with
-/// readings comes only when the rest fits beside it, so that its readings still find nothing that is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ahead {
-    /// What the clock will be moved to.
-    pub(crate) clock: i64,
-    /// The clock will be stepped.
-    pub(crate) stepped: bool,
-}
-
-impl Ahead {
-    /// What has to close before a group of these arrivals, or of none at `idle`, can be committed.
-    pub(crate) fn of(
-        image: &Image,
-        bounds: &Bounds,
-        arrivals: &[Arrival],
-        idle: Arrival,
-    ) -> Option<Self> {
-        let mut clock = image.clock;
-        if clock.set.is_none() && clock.set_by(arrivals, idle).is_some() {
-            clock.step_at_next();
-        }
-        let advance = clock.advance(arrivals, idle);
-        let ahead = Self {
-            clock: advance.observe_at,
-            stepped: advance.step.is_some(),
-        };
-        let closing = image.windows.closing(ahead.clock, ahead.stepped);
-        (closing > bounds.windows).then_some(ahead)
-    }
 }
 
 /// How much room there is to be afterwards.
@@ -313,113 +281,6 @@ impl Commit<'_> {
         self.write_windows(first_block)?;
         states.write(conn, &mut self.image.slots)?;
         self.seal(frozen.now)
-    }
-
-    fn windows_ahead(&mut self, ahead: Ahead, frozen: &Frozen) -> Result<(), rusqlite::Error> {
-        let Ahead { clock, stepped } = ahead;
-        let at_most = self.setup.bounds.windows;
-        for (pipeline, closed) in self.image.windows.close_ahead(clock, stepped, at_most) {
-            self.close(pipeline, &closed)?;
-        }
-        for settled in &frozen.group.settled {
-            let Image { outbox, books, .. } = &mut *self.image;
-            outbox.settle(&mut pen(self.conn, books, self.wall), settled)?;
-        }
-        self.write_windows(self.image.history.next_block)?;
-        self.seal(frozen.now)
-    }
-
-    fn write_windows(&mut self, first_block: i64) -> Result<(), rusqlite::Error> {
-        let (conn, measures) = (self.conn, &self.setup.config.measures);
-        let Image {
-            windows,
-            books,
-            dictionary,
-            ..
-        } = &mut *self.image;
-        windows.write(conn, books, self.setup, |name| {
-            let series = dictionary.series(conn, measures, name, first_block)?;
-            Ok(series.id)
-        })
-    }
-
-    /// Notes that the clock is set, where it was not in this boot so far; returns the offset then. What arrived before
-    /// was corrected when the group was frozen.
-    fn set_clock(
-        &mut self,
-        arrivals: &[Arrival],
-        idle: Arrival,
-    ) -> Result<Option<i64>, rusqlite::Error> {
-        let Image { clock, boots, .. } = &mut *self.image;
-        let known = clock.set;
-        clock.set = clock.set_by(arrivals, idle);
-        let now = clock.set.filter(|_| known.is_none());
-        if let Some(offset) = now {
-            boots.set(self.conn, offset)?;
-            // No open window may reach over rows that are about to be corrected.
-            clock.step_at_next();
-        }
-        Ok(now)
-    }
-
-    /// Sends an event where the clock was set or stepped, and keeps it for the page.
-    fn tell_of_clock(
-        &mut self,
-        set_now: Option<i64>,
-        advance: &Advance,
-    ) -> Result<(), rusqlite::Error> {
-        let (Some(at), true) = (
-            advance.step,
-            advance.stepped_by.is_some() || set_now.is_some(),
-        ) else {
-            return Ok(());
-        };
-        let by = advance.stepped_by.unwrap_or(0);
-        let books = &mut self.image.books;
-        if by != 0 {
-            books.set_store(own::STEP_AT, at);
-            books.set_store(own::STEP_BY, by);
-            books.add_store(own::STEPS, 1);
-        }
-        let (code, text) = match set_now {
-            Some(_) => ("clock-set", "the clock was set"),
-            None => ("clock-stepped", "the clock was stepped"),
-        };
-        tracing::warn!(by_seconds = by as f64 / 1e9, "{text}");
-        let offset = set_now.or(self.image.clock.offset).unwrap_or(0);
-        let mut data = serde_json::json!({
-            "boot": self.setup.config.boot,
-            "step": millis(by),
-        });
-        // While it is not set the offset says nothing that would last.
-        if self.image.clock.set.is_some() {
-            data["offset"] = millis(offset).into();
-        }
-        let event = Event {
-            time: at,
-            code: code.to_owned(),
-            text: format!("{text} by {:.3} s", by as f64 / 1e9),
-            data: Some(data),
-        };
-        let mark = self.image.clock.set.is_none().then_some(Mark {
-            boot: self.image.boots.present,
-            offset,
-        });
-        let present = std::mem::replace(&mut self.unset, mark);
-        self.event(&event)?;
-        self.unset = present;
-        Ok(())
-    }
-
-    /// The mark of what one batch stores, where the clock was not set when it arrived.
-    fn row_mark(&mut self, outcome: &BatchOutcome) -> Option<RowMark> {
-        let mark = self.image.boots.mark(&outcome.arrival)?;
-        self.image.boots.left = true;
-        Some(RowMark {
-            mark,
-            monotonic: outcome.arrival.monotonic,
-            own_times: !outcome.arrival_times,
-        })
     }
 
     fn source(&mut self, outcome: &BatchOutcome) -> Result<(), rusqlite::Error> {
@@ -689,108 +550,6 @@ impl Commit<'_> {
         });
         encode(&mut self.json, &item);
         time
-    }
-
-    fn event(&mut self, event: &Event) -> Result<(), rusqlite::Error> {
-        let time = millis(event.time);
-        let item = Item::Event(EventItem {
-            time,
-            code: &event.code,
-            text: &event.text,
-            data: event.data.clone(),
-            boot: self.unset.map(|mark| self.image.boots.name(mark)),
-            mono: self.unset.map(|mark| mark.mono(event.time)),
-        });
-        encode(&mut self.json, &item);
-        for uplink in 0..self.setup.uplinks.len() {
-            let key = LaneKey {
-                uplink,
-                priority: Priority::High,
-                kind: ItemKind::Event,
-            };
-            self.queue(key, None, time, time)?;
-        }
-        Ok(())
-    }
-
-    fn source_gap(&mut self, gap: &SourceGap) {
-        let loss = Loss {
-            source: self.setup.sources.get(gap.source).cloned(),
-            pipeline: None,
-            series: None,
-            reason: gap.reason,
-            from: millis(gap.from),
-            to: millis(gap.to),
-            items: gap.count,
-            seq: None,
-        };
-        self.loss(&loss);
-    }
-
-    /// A loss that every uplink misses.
-    fn loss(&mut self, loss: &Loss) {
-        for uplink in 0..self.setup.uplinks.len() {
-            self.image.gaps.record(uplink, loss);
-        }
-    }
-
-    /// Queues the summaries of closed windows, and forgets their rows.
-    fn close(&mut self, index: usize, closed: &[ClosedWindow]) -> Result<(), rusqlite::Error> {
-        let pipeline = &self.setup.pipelines[index];
-        let measures = &self.setup.config.measures;
-        let Image {
-            windows,
-            dictionary,
-            history,
-            ..
-        } = &mut *self.image;
-        let block = history.next_block;
-        let unset = windows.delete_rows(self.conn, index, closed)?;
-        let measure_of = |dictionary: &mut crate::series::Dictionary, window: &ClosedWindow| {
-            let series = dictionary.series(self.conn, measures, &window.key.series, block)?;
-            Ok::<_, rusqlite::Error>(series.measure.and_then(|measure| measures.text(measure)))
-        };
-        let found = closed
-            .iter()
-            .map(|window| measure_of(dictionary, window))
-            .collect::<Result<Vec<Option<&str>>, _>>()?;
-        for ((window, measure), unset) in closed.iter().zip(found).zip(unset) {
-            let (from, to) = (millis(window.key.from), millis(window.key.to));
-            let item = Item::Summary(SummaryItem {
-                pipeline: &pipeline.name,
-                series: &window.key.series,
-                measure,
-                from,
-                to,
-                stats: window.stats,
-                late: window.key.late,
-                stepped: window.stepped,
-                incomplete: window.incomplete,
-                boot: unset.map(|mark| self.image.boots.name(mark)),
-                mono: unset.map(|mark| mark.mono(window.key.from)),
-            });
-            encode(&mut self.json, &item);
-            for &(uplink, priority) in &pipeline.summaries {
-                let key = LaneKey {
-                    uplink,
-                    priority,
-                    kind: ItemKind::Summary,
-                };
-                self.queue(key, Some(index), from, to)?;
-            }
-            if self.written.summaries.len() < Committed::SUMMARIES {
-                self.written.summaries.push(Arc::new(ClosedSummary {
-                    pipeline: pipeline.name.as_ref().to_owned(),
-                    series: Arc::clone(&window.key.series),
-                    measure: measure.map(str::to_owned),
-                    from,
-                    to,
-                    stats: window.stats,
-                    late: window.key.late,
-                }));
-            }
-        }
-        Ok(())
     }
 
     /// Queues the item in `json`.
