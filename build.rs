@@ -1,5 +1,5 @@
-//! Puts into the binary when it was built, and the factory modules: writes `factory.rs`, the table that
-//! `daemon/tidegate/factory.rs` includes.
+//! Puts into the binary when it was built, the factory modules, and what `tidegate module new` writes: the tables
+//! `factory.rs`, which `daemon/tidegate/factory.rs` includes, and `templates.rs` for `daemon/tidegate/cli/module/new.rs`.
 //!
 //! The modules are taken as built, from `modules/target/components` or from where `TIDEGATE_MODULES` says: building
 //! WebAssembly in here would need another target and another linker in the middle of the daemon's own build.
@@ -43,6 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     fs::write(out.join("factory.rs"), table(&modules)?)?;
+    fs::write(out.join("templates.rs"), templates()?)?;
     Ok(())
 }
 
@@ -121,4 +122,64 @@ fn table(modules: &[Module]) -> Result<String, Box<dyn Error>> {
     }
     text.push_str("];\n");
     Ok(text)
+}
+
+/// What a new module in a language is made of, below `modules/`: where it lies there, and where in the new folder. Only what
+/// comes from `templates` has places for names.
+const LANGUAGES: [(&str, &[(&str, &str)]); 1] = [(
+    "rust",
+    &[
+        ("templates/any", ""),
+        ("templates/rust", ""),
+        (".cargo/config.toml", ".cargo/config.toml"),
+        ("Cargo.lock", "Cargo.lock"),
+        ("toolchain.sh", "toolchain.sh"),
+        ("sdk", "sdk"),
+        ("wit", "wit"),
+    ],
+)];
+
+fn templates() -> Result<String, Box<dyn Error>> {
+    let modules = Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("modules");
+    let mut text = String::from(
+        "/// The files of a new module, by language.\npub(super) const TEMPLATES: &[(&str, &[File])] = &[\n",
+    );
+    for (language, parts) in LANGUAGES {
+        writeln!(text, "    ({language:?}, &[")?;
+        for (from, to) in parts {
+            let mut files = Vec::new();
+            walk(&modules.join(from), Path::new(to), &mut files)?;
+            let template = from.starts_with("templates/");
+            for (source, path) in files {
+                writeln!(
+                    text,
+                    "        File {{ path: {:?}, text: include_str!({:?}), template: {template} }},",
+                    path.to_str().ok_or("a path is not UTF-8")?,
+                    source.to_str().ok_or("a path is not UTF-8")?,
+                )?;
+            }
+        }
+        text.push_str("    ]),\n");
+    }
+    text.push_str("];\n");
+    Ok(text)
+}
+
+/// All files at or below `from`, by name, each with its place below `to`.
+fn walk(from: &Path, to: &Path, files: &mut Vec<(PathBuf, PathBuf)>) -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={}", from.display());
+    let about = |e: std::io::Error| format!("{}: {e}", from.display());
+    if !fs::metadata(from).map_err(about)?.is_dir() {
+        files.push((fs::canonicalize(from).map_err(about)?, to.to_owned()));
+        return Ok(());
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(from).map_err(about)? {
+        names.push(entry?.file_name());
+    }
+    names.sort();
+    for name in names {
+        walk(&from.join(&name), &to.join(&name), files)?;
+    }
+    Ok(())
 }

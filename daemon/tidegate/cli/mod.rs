@@ -69,7 +69,7 @@ enum Command {
     /// Look into what was set aside; replay or drop it
     #[command(subcommand)]
     Quarantine(quarantine::Command),
-    /// Look into filter modules
+    /// Look into filter modules; begin a new one
     #[command(subcommand)]
     Module(module::Command),
     /// Compile a component for this machine (run by the daemon in a child process)

@@ -1,4 +1,6 @@
-//! `tidegate module`: looking into filter modules without running them on the gateway's data.
+//! `tidegate module`: looking into filter modules without running them on the gateway's data, and beginning new ones.
+
+mod new;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ pub(super) enum Command {
     Test(Test),
     /// Print the factory modules
     List(List),
+    /// Make a folder for a new filter that builds and tests on its own
+    New(new::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +69,7 @@ pub(super) fn run(command: &Command) -> Result<u8, Failure> {
         Command::Inspect(arguments) => inspect(arguments),
         Command::Test(arguments) => test(arguments),
         Command::List(arguments) => list(arguments),
+        Command::New(arguments) => new::run(arguments),
     }
 }
 
