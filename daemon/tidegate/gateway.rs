@@ -503,11 +503,12 @@ pub(crate) fn runtime_config(config: &Config) -> anyhow::Result<RuntimeConfig> {
     let state = &config.gateway.state_dir;
     let compiler = std::env::current_exe()
         .context("the daemon's own program, which also compiles, cannot be found")?;
-    Ok(RuntimeConfig::new(
-        state.join("cache"),
-        state.join("device-secret"),
-        compiler,
-    ))
+    let loading = config.policy.loading;
+    Ok(RuntimeConfig {
+        compile: loading.compile,
+        module_bytes: loading.module_bytes,
+        ..RuntimeConfig::new(state.join("cache"), state.join("device-secret"), compiler)
+    })
 }
 
 /// The modules that the pipelines name, each loaded once.

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use tidegate_domain::limits::MODULE_FILE_BYTES;
-use tidegate_pipeline::{Manifest, Module, Origin};
+use tidegate_domain::limits::MODULE_FILE_MOST_BYTES;
+use tidegate_pipeline::{LoadLimits, Manifest, Module, Origin};
 
 use crate::config::{self, Config, Problems};
 use crate::factory::FACTORY;
@@ -50,6 +50,22 @@ pub(crate) fn check(config: &Config, problems: &mut Problems) {
             let key = format!("pipeline.{}.filters[{index}]", pipeline.name);
             match resolve(&filter.module, &config.modules) {
                 Ok(module) => {
+                    let size = module.component.len() as u64;
+                    let allowed =
+                        LoadLimits::granted(&module.manifest.limits, &config.policy.loading);
+                    if size > allowed.module_bytes {
+                        problems.error(
+                            config.place(&format!("{key}.module")),
+                            format!(
+                                "module `{}` has {size} bytes, {} are allowed",
+                                filter.module, allowed.module_bytes
+                            ),
+                            Some(
+                                "its manifest's `limits.module-bytes` and `[policy] module-size` can raise that"
+                                    .to_owned(),
+                            ),
+                        );
+                    }
                     for problem in module.manifest.settings_problems(&filter.settings) {
                         let help = format!(
                             "`tidegate module list --json` shows what `{}` takes",
@@ -95,12 +111,12 @@ pub(crate) fn from_files(component: &Path) -> anyhow::Result<Module> {
 pub(crate) fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
     let file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut bytes = Vec::new();
-    file.take(MODULE_FILE_BYTES + 1)
+    file.take(MODULE_FILE_MOST_BYTES + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    if bytes.len() as u64 > MODULE_FILE_BYTES {
+    if bytes.len() as u64 > MODULE_FILE_MOST_BYTES {
         bail!(
-            "{} is larger than {MODULE_FILE_BYTES} bytes, the bound of a module file",
+            "{} is larger than {MODULE_FILE_MOST_BYTES} bytes, the bound of a module file",
             path.display()
         );
     }

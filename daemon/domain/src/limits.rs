@@ -53,8 +53,10 @@ pub const GLOBAL_STATE_KEYS: usize = 10_000;
 pub const GLOBAL_STATE_KEY_BYTES: usize = 1024;
 /// Series that one filter keeps state for; a state for a further one is refused as a fault of the filter.
 pub const STATE_SERIES: usize = 100_000;
-/// A module's component file.
+/// A module's component file. A larger one is refused, unless its manifest asks for more and the site's policy lets it.
 pub const MODULE_FILE_BYTES: u64 = 16 * 1024 * 1024;
+/// What no manifest and no policy goes beyond: the component is held in memory while it is checked and compiled.
+pub const MODULE_FILE_MOST_BYTES: u64 = 64 * 1024 * 1024;
 /// Wall time of one compilation; then the child is killed and the module refused.
 pub const COMPILE_TIME: Duration = Duration::from_secs(60);
 /// Address space of one compilation above what the child has mapped at its start.

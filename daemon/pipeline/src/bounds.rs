@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tidegate_domain::limits;
 
+use crate::compile::CompileLimits;
+
 /// Bounds that a manifest may ask for; absent ones are the defaults of [`limits`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -45,6 +47,15 @@ pub struct WantedLimits {
     /// Changes of alarms in a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alarms_per_minute: Option<u32>,
+    /// Bytes of the component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module_bytes: Option<u64>,
+    /// Wall time of its compilation, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compile_ms: Option<u64>,
+    /// Address space of its compilation, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compile_memory_bytes: Option<u64>,
 }
 
 /// The bounds of one slot.
@@ -96,7 +107,74 @@ impl Default for SlotLimits {
     }
 }
 
+/// The bounds of making one module runnable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadLimits {
+    /// Bytes of the component. A larger one is refused before anything is done with it.
+    pub module_bytes: u64,
+    /// What its compilation may use.
+    pub compile: CompileLimits,
+}
+
+impl Default for LoadLimits {
+    fn default() -> Self {
+        Self {
+            module_bytes: limits::MODULE_FILE_BYTES,
+            compile: CompileLimits::default(),
+        }
+    }
+}
+
+impl LoadLimits {
+    /// The ceiling that lets every manifest have what it wants: for a publisher's tools, not for a gateway.
+    pub const MOST: Self = Self {
+        module_bytes: limits::MODULE_FILE_MOST_BYTES,
+        compile: CompileLimits {
+            time: Duration::from_hours(1),
+            memory_bytes: 16 << 30,
+        },
+    };
+
+    /// What a manifest wants, as far as the site's ceiling lets it. A ceiling below the defaults lowers those too.
+    #[must_use]
+    pub fn granted(wanted: &WantedLimits, ceiling: &Self) -> Self {
+        let default = Self::default();
+        Self {
+            module_bytes: wanted
+                .module_bytes
+                .unwrap_or(default.module_bytes)
+                .min(ceiling.module_bytes),
+            compile: CompileLimits {
+                time: wanted
+                    .compile_ms
+                    .map_or(default.compile.time, Duration::from_millis)
+                    .min(ceiling.compile.time),
+                memory_bytes: wanted
+                    .compile_memory_bytes
+                    .unwrap_or(default.compile.memory_bytes)
+                    .min(ceiling.compile.memory_bytes),
+            },
+        }
+    }
+}
+
 impl SlotLimits {
+    /// The ceiling that lets every manifest have what it wants: for a publisher's tools, not for a gateway.
+    pub const MOST: Self = Self {
+        memory_bytes: usize::MAX,
+        deadline: Duration::from_mins(1),
+        host_call_bytes: usize::MAX,
+        table_elements: usize::MAX,
+        output_rows: usize::MAX,
+        output_bytes: usize::MAX,
+        state_series: usize::MAX,
+        state_keys: usize::MAX,
+        state_bytes: usize::MAX,
+        log_lines_per_second: u32::MAX,
+        metric_names: usize::MAX,
+        alarms_per_minute: u32::MAX,
+    };
+
     /// What a manifest wants, as far as the site's ceiling lets it. A ceiling below the defaults lowers those too.
     #[must_use]
     pub fn granted(wanted: &WantedLimits, ceiling: &Self) -> Self {
@@ -154,5 +232,37 @@ impl SlotLimits {
                 ceiling.alarms_per_minute,
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{LoadLimits, WantedLimits};
+
+    #[test]
+    fn loading_takes_what_the_manifest_wants_as_far_as_the_site_lets_it() {
+        let default = LoadLimits::default();
+        let wanted = WantedLimits {
+            module_bytes: Some(32 << 20),
+            compile_ms: Some(300_000),
+            compile_memory_bytes: Some(1 << 30),
+            ..WantedLimits::default()
+        };
+        // Neither alone is enough.
+        assert_eq!(LoadLimits::granted(&wanted, &default), default);
+        let nothing = WantedLimits::default();
+        assert_eq!(LoadLimits::granted(&nothing, &LoadLimits::MOST), default);
+
+        let got = LoadLimits::granted(&wanted, &LoadLimits::MOST);
+        assert_eq!(got.module_bytes, 32 << 20);
+        assert_eq!(got.compile.time, Duration::from_mins(5));
+        assert_eq!(got.compile.memory_bytes, 1 << 30);
+        let low = LoadLimits {
+            module_bytes: 1 << 20,
+            ..default
+        };
+        assert_eq!(LoadLimits::granted(&nothing, &low).module_bytes, 1 << 20);
     }
 }

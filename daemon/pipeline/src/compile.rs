@@ -17,7 +17,7 @@ use crate::engine::{self, LoadError, Profile, RuntimeError};
 const STDERR_BYTES: u64 = 4096;
 
 /// Bounds of one compilation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompileLimits {
     /// Wall time; then the child is killed. Its CPU time is bounded by the same.
     pub time: Duration,
@@ -94,13 +94,13 @@ pub fn compile_child(
     limit_self(request).map_err(CompileError::Limits)?;
     let mut component = Vec::new();
     input
-        .take(limits::MODULE_FILE_BYTES + 1)
+        .take(limits::MODULE_FILE_MOST_BYTES + 1)
         .read_to_end(&mut component)
         .map_err(CompileError::Read)?;
-    if component.len() as u64 > limits::MODULE_FILE_BYTES {
+    if component.len() as u64 > limits::MODULE_FILE_MOST_BYTES {
         return Err(CompileError::Compile(format!(
             "the component has more than {} bytes",
-            limits::MODULE_FILE_BYTES
+            limits::MODULE_FILE_MOST_BYTES
         )));
     }
     let native = engine::compiling(request.profile)?
@@ -144,6 +144,7 @@ fn lower(resource: Resource, wanted: u64) -> io::Result<()> {
 }
 
 /// The parent's side.
+#[derive(Clone)]
 pub(crate) struct Compiler {
     pub(crate) program: PathBuf,
     pub(crate) scratch: PathBuf,
@@ -152,6 +153,14 @@ pub(crate) struct Compiler {
 }
 
 impl Compiler {
+    /// The same within other bounds.
+    pub(crate) fn within(&self, limits: CompileLimits) -> Self {
+        Self {
+            limits,
+            ..self.clone()
+        }
+    }
+
     /// Native code of a component. Files without a name carry input and output, so that nothing can block on a pipe.
     pub(crate) fn run(&self, component: &[u8]) -> Result<Vec<u8>, LoadError> {
         let scratch = |source| LoadError::Scratch {

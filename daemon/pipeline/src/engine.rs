@@ -16,6 +16,7 @@ use wasmtime::{
     PoolingAllocationConfig, RegallocAlgorithm, Strategy, WasmBacktraceDetails,
 };
 
+use crate::bounds::LoadLimits;
 use crate::cache::{Cache, CacheLimits, Key, Miss};
 use crate::compile::{CompileLimits, Compiler};
 use crate::inspect::{self, Digest, InspectError};
@@ -34,6 +35,9 @@ const RESIDENT_BYTES: usize = 256 * 1024;
 pub(crate) const CORE_INSTANCES: u32 = 16;
 /// Tables in one component.
 pub(crate) const TABLES: u32 = 8;
+/// Linear memories in one component: an interpreter brings its stubs as modules of their own, a composition has one for
+/// each of its parts. A guest with several takes the places of as many, so that the pool reserves no more for them.
+pub(crate) const MEMORIES: u32 = 4;
 
 /// How address space is laid out for guests. It is part of every compiled artefact's identity, because bounds
 /// checks are left out where a guard region catches what they would.
@@ -110,8 +114,10 @@ pub struct RuntimeConfig {
     pub secret: PathBuf,
     /// Our own executable, run as `tidegate compile`.
     pub compiler: PathBuf,
-    /// Bounds of one compilation.
+    /// The most that one compilation may use, whatever the manifest wants.
     pub compile: CompileLimits,
+    /// The most bytes that a component may have, likewise.
+    pub module_bytes: u64,
     /// Bounds of the cache directory.
     pub cache: CacheLimits,
     /// `None` tries [`Profile::Wide`] first and falls back to [`Profile::Small`].
@@ -127,6 +133,7 @@ impl RuntimeConfig {
             secret,
             compiler,
             compile: CompileLimits::default(),
+            module_bytes: limits::MODULE_FILE_BYTES,
             cache: CacheLimits::default(),
             profile: None,
         }
@@ -263,6 +270,7 @@ pub struct Runtime {
     profile: Profile,
     cache: Cache,
     compiler: Compiler,
+    module_bytes: u64,
     /// What is loaded now, by component; the lock is held over a compilation, so that none runs twice.
     loaded: Mutex<HashMap<Digest, Weak<Compiled>>>,
 }
@@ -298,6 +306,7 @@ impl Runtime {
                 limits: config.compile,
                 profile,
             },
+            module_bytes: config.module_bytes,
             loaded: Mutex::default(),
         })
     }
@@ -308,24 +317,50 @@ impl Runtime {
         self.profile
     }
 
+    /// The most that loading any module may use.
+    pub(crate) fn ceiling(&self) -> LoadLimits {
+        LoadLimits {
+            module_bytes: self.module_bytes,
+            compile: self.compiler.limits,
+        }
+    }
+
+    /// Makes a component runnable within the most that any may use; see [`Runtime::load_within`].
+    ///
+    /// # Errors
+    /// Those of [`Runtime::load_within`].
+    pub fn load(&self, component: &[u8]) -> Result<Arc<Compiled>, LoadError> {
+        self.load_within(component, &self.ceiling())
+    }
+
     /// Makes a component runnable: from the cache where its artefact is authentic and made for this very engine and
     /// machine, else by compiling it in a child process. Blocks for the time of a compilation.
     ///
     /// # Errors
     /// See [`LoadError`]. A cache that cannot be written is a warning, not an error.
-    pub fn load(&self, component: &[u8]) -> Result<Arc<Compiled>, LoadError> {
+    pub fn load_within(
+        &self,
+        component: &[u8],
+        limits: &LoadLimits,
+    ) -> Result<Arc<Compiled>, LoadError> {
+        inspect::bounded(component, limits.module_bytes)?;
         let digest = inspect::outline(component)?.digest;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|_, compiled| compiled.strong_count() > 0);
         if let Some(compiled) = loaded.get(&digest).and_then(Weak::upgrade) {
             return Ok(compiled);
         }
-        let compiled = Arc::new(self.cached_or_compiled(component, digest.clone())?);
+        let compiled = Arc::new(self.cached_or_compiled(component, digest.clone(), limits)?);
         loaded.insert(digest, Arc::downgrade(&compiled));
         Ok(compiled)
     }
 
-    fn cached_or_compiled(&self, component: &[u8], digest: Digest) -> Result<Compiled, LoadError> {
+    fn cached_or_compiled(
+        &self,
+        component: &[u8],
+        digest: Digest,
+        limits: &LoadLimits,
+    ) -> Result<Compiled, LoadError> {
         let key = Key::new(&digest, &self.engine, self.profile);
         let miss = match self.cache.read(&key) {
             Ok(artefact) => match native::deserialize(&self.engine, &artefact) {
@@ -346,7 +381,7 @@ impl Runtime {
         } else {
             tracing::warn!(component = %digest, reason, "compiling a module again");
         }
-        let native = self.compiler.run(component)?;
+        let native = self.compiler.within(limits.compile).run(component)?;
         let artefact = self.cache.seal(&key, &native);
         let component = native::deserialize(&self.engine, &artefact)
             .map_err(|error| LoadError::Load(format!("{error:#}")))?;
@@ -428,7 +463,7 @@ fn config(profile: Profile, pool: bool) -> Result<Config, wasmtime::Error> {
             .total_core_instances(CONCURRENT_GUESTS * CORE_INSTANCES)
             .total_memories(CONCURRENT_GUESTS)
             .total_tables(CONCURRENT_GUESTS * TABLES)
-            .max_memories_per_component(1)
+            .max_memories_per_component(MEMORIES)
             .max_memories_per_module(1)
             .max_core_instances_per_component(CORE_INSTANCES)
             .max_tables_per_component(TABLES)

@@ -15,7 +15,7 @@ use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
 
 use crate::contract::cut;
 use crate::cpu::thread_time;
-use crate::engine::{Profile, Runtime};
+use crate::engine::{MEMORIES, Profile, Runtime};
 use crate::grants::Linked;
 use crate::host::{self, Call, MemoryExceeded, TableExceeded, Violation};
 use crate::manifest::{LoadedModule, SlotLimits};
@@ -76,6 +76,8 @@ pub(crate) struct Guest {
     engine: Engine,
     ticker: Arc<Ticker>,
     pre: InstancePre<Call>,
+    /// Places that a call takes; one for each of the component's memories.
+    places: u32,
     limits: SlotLimits,
     /// Under [`Profile::Metered`]: instructions so far, as nanoseconds.
     metered: Option<AtomicU64>,
@@ -110,11 +112,14 @@ impl Guest {
         let pre = linker
             .instantiate_pre(&module.compiled.component)
             .map_err(text)?;
+        let needs = module.compiled.component.resources_required();
+        let places = needs.map_or(MEMORIES, |needs| needs.num_memories.max(1));
         Ok(Self {
             engine: runtime.engine.clone(),
             ticker: Arc::clone(&runtime.ticker),
             pre,
             metered: (runtime.profile() == Profile::Metered).then(AtomicU64::default),
+            places,
             limits: SlotLimits {
                 memory_bytes: limits
                     .memory_bytes
@@ -187,7 +192,7 @@ impl Guest {
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift,
     {
-        let place = self.ticker.enter();
+        let place = self.ticker.enter(self.places);
         let began = self.time();
         let mut store = Store::new(&self.engine, call);
         store.limiter(|call| &mut call.memory);

@@ -99,7 +99,10 @@ pub struct Inspection {
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// More bytes than a module file may have.
-    #[error("the module has {got} bytes, above the bound of {limit}")]
+    #[error(
+        "the module has {got} bytes, {limit} are allowed; the manifest's `limits.module-bytes` and the site's \
+         `[policy] module-size` can raise that"
+    )]
     Size {
         /// Its size.
         got: u64,
@@ -141,13 +144,7 @@ pub fn inspect(component: &[u8]) -> Result<Inspection, InspectError> {
     reason = "most of WebAssembly's many sections say nothing about what is imported"
 )]
 pub(crate) fn outline(component: &[u8]) -> Result<Inspection, InspectError> {
-    let got = component.len() as u64;
-    if got > limits::MODULE_FILE_BYTES {
-        return Err(InspectError::Size {
-            got,
-            limit: limits::MODULE_FILE_BYTES,
-        });
-    }
+    bounded(component, limits::MODULE_FILE_MOST_BYTES)?;
     let mut imports = Vec::new();
     let mut exports = Vec::new();
     let mut functions = BTreeSet::new();
@@ -197,6 +194,15 @@ pub(crate) fn outline(component: &[u8]) -> Result<Inspection, InspectError> {
         world: version
             .and_then(|version| World::of(version, |function| functions.contains(function))),
     })
+}
+
+/// Refuses a component of more than so many bytes.
+pub(crate) fn bounded(component: &[u8], limit: u64) -> Result<(), InspectError> {
+    let got = component.len() as u64;
+    if got > limit {
+        return Err(InspectError::Size { got, limit });
+    }
+    Ok(())
 }
 
 fn invalid(error: &wasmparser::Error) -> InspectError {

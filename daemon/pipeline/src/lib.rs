@@ -37,7 +37,7 @@ mod worlds;
 #[cfg(test)]
 mod tests;
 
-pub use bounds::{SlotLimits, WantedLimits};
+pub use bounds::{LoadLimits, SlotLimits, WantedLimits};
 pub use breaker::BreakerState;
 pub use cache::CacheLimits;
 pub use chain::{Pipeline, PipelineConfig, PipelineError};

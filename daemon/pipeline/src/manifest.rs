@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_domain::limits;
 
-pub use crate::bounds::{SlotLimits, WantedLimits};
+pub use crate::bounds::{LoadLimits, SlotLimits, WantedLimits};
 use crate::engine::{CodeOrigin, Compiled, LoadError, Runtime};
 use crate::grants::Grant;
 use crate::inspect::{self, Digest, Inspection};
@@ -277,10 +277,13 @@ impl LoadedModule {
             origin,
         } = module;
         let name = || manifest.name.clone();
-        let inspection = inspect::outline(&component).map_err(|error| ModuleError::Load {
-            name: name(),
-            source: error.into(),
-        })?;
+        let limits = LoadLimits::granted(&manifest.limits, &runtime.ceiling());
+        let inspection = inspect::bounded(&component, limits.module_bytes)
+            .and_then(|()| inspect::outline(&component))
+            .map_err(|error| ModuleError::Load {
+                name: name(),
+                source: error.into(),
+            })?;
         if let Some(digest) = &manifest.digest
             && *digest != inspection.digest
         {
@@ -303,12 +306,13 @@ impl LoadedModule {
                 exports,
             });
         }
-        let compiled = runtime
-            .load(&component)
-            .map_err(|source| ModuleError::Load {
-                name: name(),
-                source,
-            })?;
+        let compiled =
+            runtime
+                .load_within(&component, &limits)
+                .map_err(|source| ModuleError::Load {
+                    name: name(),
+                    source,
+                })?;
         Ok(Self {
             manifest,
             inspection,

@@ -192,13 +192,27 @@ pub fn run_vectors(
     policy: &[Grant],
     vectors: &[u8],
 ) -> Result<Vec<VectorResult>, VectorError> {
+    run_vectors_within(runtime, module, policy, &SlotLimits::default(), vectors)
+}
+
+/// The same under another ceiling than the defaults.
+///
+/// # Errors
+/// Those of [`run_vectors`].
+pub fn run_vectors_within(
+    runtime: &Runtime,
+    module: &Arc<LoadedModule>,
+    policy: &[Grant],
+    ceiling: &SlotLimits,
+    vectors: &[u8],
+) -> Result<Vec<VectorResult>, VectorError> {
     if vectors.len() > FILE_BYTES {
         return Err(VectorError::Size);
     }
     let file: File = serde_json::from_slice(vectors)?;
     file.vectors
         .iter()
-        .map(|vector| run(runtime, module, policy, vector))
+        .map(|vector| run(runtime, module, policy, ceiling, vector))
         .collect()
 }
 
@@ -206,6 +220,7 @@ fn run(
     runtime: &Runtime,
     module: &Arc<LoadedModule>,
     policy: &[Grant],
+    ceiling: &SlotLimits,
     vector: &Vector,
 ) -> Result<VectorResult, VectorError> {
     let policy = policy.iter().copied().collect();
@@ -223,7 +238,7 @@ fn run(
             module: Arc::clone(module),
             settings: vector.settings.clone(),
             on_failure: OnFailure::Quarantine,
-            limits: SlotLimits::granted(&module.manifest.limits, &SlotLimits::default()),
+            limits: SlotLimits::granted(&module.manifest.limits, ceiling),
             grants: grants::granted(&module.manifest, &policy, !secrets.is_empty()),
             secrets,
         }],

@@ -27,6 +27,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// Places taken.
     running: u32,
     /// A guest has run since the last tick. The ticker goes round once more before it parks, so that a busy worker
     /// does not have to wake it for every batch.
@@ -56,23 +57,28 @@ impl Ticker {
         })
     }
 
-    /// A place to run one guest; waits for one where all are taken.
-    pub(crate) fn enter(&self) -> Place<'_> {
+    /// The places that one guest needs, one for each of its memories; waits until so many are free.
+    pub(crate) fn enter(&self, places: u32) -> Place<'_> {
         let mut state = self.shared.lock();
-        while state.running >= self.shared.places {
+        // One that needs more than there are would wait for ever.
+        let places = places.min(self.shared.places);
+        while state.running + places > self.shared.places {
             state = self
                 .shared
                 .freed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        state.running += 1;
+        state.running += places;
         state.seen = true;
         if state.parked {
             state.parked = false;
             self.shared.wake.notify_one();
         }
-        Place(&self.shared)
+        Place {
+            shared: &self.shared,
+            places,
+        }
     }
 
     #[cfg(test)]
@@ -93,13 +99,17 @@ impl Drop for Ticker {
     }
 }
 
-/// One guest's place; free again when dropped.
-pub(crate) struct Place<'a>(&'a Shared);
+/// One guest's places; free again when dropped.
+pub(crate) struct Place<'a> {
+    shared: &'a Shared,
+    places: u32,
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.lock().running -= 1;
-        self.0.freed.notify_one();
+        self.shared.lock().running -= self.places;
+        // Who waits may need more than this one had, and somebody else not.
+        self.shared.freed.notify_all();
     }
 }
 
@@ -130,5 +140,35 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::Ticker;
+
+    #[test]
+    fn a_guest_with_several_memories_waits_for_as_many_places() {
+        let engine = wasmtime::Engine::default();
+        let ticker = Ticker::start(engine, 3).unwrap();
+        let first = ticker.enter(2);
+        std::thread::scope(|scope| {
+            let (entered, told) = mpsc::channel();
+            let ticker = &ticker;
+            scope.spawn(move || {
+                let _place = ticker.enter(2);
+                entered.send(()).unwrap();
+            });
+            // One place is free, two are asked for; one that asks for one goes first.
+            drop(ticker.enter(1));
+            assert!(told.recv_timeout(Duration::from_millis(100)).is_err());
+            drop(first);
+            told.recv_timeout(Duration::from_secs(30)).unwrap();
+        });
+        // More than there are do not wait for ever.
+        drop(ticker.enter(9));
     }
 }

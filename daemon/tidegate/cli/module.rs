@@ -9,8 +9,10 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tidegate_pipeline::grants::{self, Refusal};
-use tidegate_pipeline::test_vectors::{VectorResult, run_vectors};
-use tidegate_pipeline::{Grant, LoadedModule, Manifest, Module, Runtime, RuntimeConfig};
+use tidegate_pipeline::test_vectors::{VectorResult, run_vectors_within};
+use tidegate_pipeline::{
+    Grant, LoadLimits, LoadedModule, Manifest, Module, Runtime, RuntimeConfig, SlotLimits,
+};
 
 use super::{DONE, FAILURE, Failure, rehearse, say, say_json};
 use crate::factory::FACTORY;
@@ -47,6 +49,9 @@ pub(super) struct Test {
     /// Grant one more capability than the default policy does (repeatable)
     #[arg(long = "grant", value_name = "NAME")]
     grants: Vec<String>,
+    /// Give it the limits that its manifest asks for, where a site's policy might not; default: no more than the defaults
+    #[arg(long)]
+    wanted_limits: bool,
     #[command(flatten)]
     rehearsal: rehearse::Arguments,
     /// Print JSON
@@ -130,11 +135,17 @@ fn test(arguments: &Test) -> Result<u8, Failure> {
     let dir = tempfile::tempdir().context("no temporary directory for compiled code")?;
     let compiler =
         std::env::current_exe().context("this program, which also compiles, cannot be found")?;
-    let config = RuntimeConfig::new(
+    let mut config = RuntimeConfig::new(
         dir.path().join("cache"),
         dir.path().join("secret"),
         compiler,
     );
+    let mut ceiling = SlotLimits::default();
+    if arguments.wanted_limits {
+        config.compile = LoadLimits::MOST.compile;
+        config.module_bytes = LoadLimits::MOST.module_bytes;
+        ceiling = SlotLimits::MOST;
+    }
     let runtime = Runtime::new(config)?;
     let loaded = Arc::new(LoadedModule::load(&runtime, module)?);
 
@@ -146,7 +157,9 @@ fn test(arguments: &Test) -> Result<u8, Failure> {
     );
     let refused = grants::refused(&loaded.manifest, &loaded.inspection, &grants);
     let results = match &vectors {
-        Some(vectors) if refused.is_empty() => run_vectors(&runtime, &loaded, &policy, vectors)?,
+        Some(vectors) if refused.is_empty() => {
+            run_vectors_within(&runtime, &loaded, &policy, &ceiling, vectors)?
+        }
         _ => Vec::new(),
     };
     let passed = refused.is_empty() && results.iter().all(VectorResult::passed);

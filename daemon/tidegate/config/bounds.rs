@@ -1,8 +1,9 @@
-//! The bounds of filters: `[policy.limits]`, and `limits` of one filter.
+//! The bounds of filters: `[policy.limits]`, and `limits` of one filter; and those of loading a module, in `[policy]`.
 
 use std::time::Duration;
 
-use tidegate_pipeline::SlotLimits;
+use tidegate_domain::limits::MODULE_FILE_MOST_BYTES;
+use tidegate_pipeline::{CompileLimits, LoadLimits, SlotLimits};
 
 use super::section::{Checker, Section};
 
@@ -28,6 +29,11 @@ const LOG_LINES_MAX: i64 = 1000;
 /// Each is a line of the metrics page.
 const METRIC_NAMES_MAX: i64 = 1000;
 const ALARMS_MAX: i64 = 1_000_000;
+const MODULE_SIZE_MIN: u64 = 64 << 10;
+const COMPILE_TIME_MIN: Duration = Duration::from_secs(1);
+const COMPILE_TIME_MAX: Duration = Duration::from_hours(1);
+const COMPILE_MEMORY_MIN: u64 = 64 << 20;
+const COMPILE_MEMORY_MAX: u64 = 16 << 30;
 
 /// Bounds as they were written; `None` where nothing was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,5 +141,35 @@ pub(super) fn limits(cx: &mut Checker, section: &mut Section<'_>) -> Limits {
         log_lines,
         metric_names,
         alarms,
+    }
+}
+
+/// Reads what loading any module may use at most.
+pub(super) fn loading(cx: &mut Checker, section: &mut Section<'_>) -> LoadLimits {
+    let default = LoadLimits::default();
+    let module_bytes = section.size_or(
+        cx,
+        "module-size",
+        MODULE_SIZE_MIN..=MODULE_FILE_MOST_BYTES,
+        default.module_bytes,
+    );
+    let time = section.duration_or(
+        cx,
+        "compile-time",
+        COMPILE_TIME_MIN..=COMPILE_TIME_MAX,
+        default.compile.time,
+    );
+    let memory_bytes = section.size_or(
+        cx,
+        "compile-memory",
+        COMPILE_MEMORY_MIN..=COMPILE_MEMORY_MAX,
+        default.compile.memory_bytes,
+    );
+    LoadLimits {
+        module_bytes: module_bytes.value,
+        compile: CompileLimits {
+            time: time.value,
+            memory_bytes: memory_bytes.value,
+        },
     }
 }

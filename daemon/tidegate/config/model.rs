@@ -10,6 +10,7 @@ use tidegate_domain::alarm;
 use tidegate_domain::command;
 use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::Severity;
+use tidegate_pipeline::LoadLimits;
 use tidegate_tls::TlsConfig;
 use tidegate_uplink::payload::Encoding;
 
@@ -425,6 +426,8 @@ pub(crate) struct Policy {
     pub(crate) grants: Vec<String>,
     /// What no filter's own limits go beyond.
     pub(crate) limits: Limits,
+    /// What loading any module may use at most.
+    pub(crate) loading: LoadLimits,
 }
 
 /// Something that must not be printed.

@@ -1277,7 +1277,16 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
     );
     has(&["deploy"], &["repository", "root", "channel", "poll"]);
     has(&["modules"], &["dir", "trusted-keys", "allow-unsigned"]);
-    has(&["policy"], &["grants", "limits"]);
+    has(
+        &["policy"],
+        &[
+            "grants",
+            "limits",
+            "module-size",
+            "compile-time",
+            "compile-memory",
+        ],
+    );
     has(
         &["policy", "limits"],
         &[
@@ -1333,6 +1342,24 @@ fn a_filters_limits_widen_the_defaults_and_never_the_sites() {
     for want in ["memori", "20001 is out of range", "policy.limits.state"] {
         assert!(told.contains(want), "{want}: {told}");
     }
+}
+
+#[test]
+fn what_loading_a_module_may_use_is_the_sites_to_raise() {
+    let of = |policy: &str| {
+        let text = format!("{GOOD}[policy]\n{policy}");
+        good(&[("tidegate.toml", &text)], &[]).policy.loading
+    };
+    let default = tidegate_pipeline::LoadLimits::default();
+    assert_eq!(of(""), default);
+    let raised = of("module-size = \"32MiB\"\ncompile-time = \"10m\"\ncompile-memory = \"2GiB\"\n");
+    assert_eq!(raised.module_bytes, 32 << 20);
+    assert_eq!(raised.compile.time, Duration::from_mins(10));
+    assert_eq!(raised.compile.memory_bytes, 2 << 30);
+
+    let text = format!("{GOOD}[policy]\nmodule-size = \"65MiB\"\n");
+    let told = told(&load(&[("tidegate.toml", &text)], &[])).join("\n");
+    assert!(told.contains("policy.module-size"), "{told}");
 }
 
 /// Lines that are nearly right, so that chance gets past the parser.

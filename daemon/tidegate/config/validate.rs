@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tidegate_domain::{alarm, limits};
 
-use super::bounds::limits as limits_of;
+use super::bounds::{limits as limits_of, loading};
 use super::model::{
     Broker, ClockTrust, Config, Deploy, Full, Gateway, Modules, Policy, SeriesDescription,
     SourceKind, Status, Store, join,
@@ -518,11 +518,13 @@ fn policy(cx: &mut Checker, root: &mut Section<'_>) -> Policy {
         section.default(cx, "grants", &format!("{GRANTS:?}"));
     }
     let limits = limits_of(cx, &mut section);
+    let loading = loading(cx, &mut section);
     section.finish(cx);
     let Some(written) = written else {
         return Policy {
             grants: GRANTS.map(str::to_owned).to_vec(),
             limits,
+            loading,
         };
     };
     for (index, grant) in written.iter().enumerate() {
@@ -541,6 +543,7 @@ fn policy(cx: &mut Checker, root: &mut Section<'_>) -> Policy {
     Policy {
         grants: written.into_iter().map(|grant| grant.value).collect(),
         limits,
+        loading,
     }
 }
 

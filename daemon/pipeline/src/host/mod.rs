@@ -24,7 +24,7 @@ pub(crate) use self::log::LogRate;
 pub use self::secrets::Secret;
 pub(crate) use self::series_state::SeriesColumn;
 use crate::bounds::SlotLimits;
-use crate::engine::{CORE_INSTANCES, TABLES};
+use crate::engine::{CORE_INSTANCES, MEMORIES, TABLES};
 use crate::grants::{Interface, Linked};
 use crate::state::GlobalView;
 use crate::stats::{FilterStats, Metric, PipelineStats};
@@ -97,6 +97,9 @@ pub(crate) fn link(linker: &mut Linker<Call>, imports: &[Linked]) -> Result<(), 
 pub(crate) struct MemoryBound {
     limit: usize,
     table_elements: usize,
+    /// Bytes of all memories; of them those of the last growth, which may come to nothing.
+    present: usize,
+    growth: usize,
     pub(crate) peak: usize,
 }
 
@@ -105,6 +108,8 @@ impl MemoryBound {
         Self {
             limit: limits.memory_bytes,
             table_elements: limits.table_elements,
+            present: 0,
+            growth: 0,
             peak: 0,
         }
     }
@@ -131,18 +136,29 @@ impl ResourceLimiter for MemoryBound {
     /// word, and the operator is better served with the reason.
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired > self.limit {
+        // A component may have several memories; the bound is for all of them.
+        let growth = desired.saturating_sub(current);
+        let wanted = self.present.saturating_add(growth);
+        if wanted > self.limit {
             return Err(wasmtime::Error::new(MemoryExceeded {
-                wanted: desired,
+                wanted,
                 limit: self.limit,
             }));
         }
-        self.peak = self.peak.max(desired);
+        self.present = wanted;
+        self.growth = growth;
+        self.peak = self.peak.max(wanted);
         Ok(true)
+    }
+
+    /// The memory's own maximum refused what was allowed here.
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.present -= std::mem::take(&mut self.growth);
+        Ok(())
     }
 
     fn table_growing(
@@ -169,6 +185,32 @@ impl ResourceLimiter for MemoryBound {
     }
 
     fn memories(&self) -> usize {
-        1
+        MEMORIES as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::ResourceLimiter as _;
+
+    use super::MemoryBound;
+    use crate::bounds::SlotLimits;
+
+    #[test]
+    fn all_memories_of_a_guest_share_its_bound() {
+        let mut bound = MemoryBound::new(&SlotLimits {
+            memory_bytes: 100,
+            ..SlotLimits::default()
+        });
+        assert!(bound.memory_growing(0, 60, None).unwrap());
+        let error = bound.memory_growing(0, 41, None).unwrap_err();
+        assert!(error.to_string().contains("101 bytes"), "{error}");
+        // What its own maximum refuses is not held against it.
+        assert!(bound.memory_growing(0, 40, None).unwrap());
+        bound
+            .memory_grow_failed(wasmtime::Error::msg("its maximum"))
+            .unwrap();
+        assert!(bound.memory_growing(60, 100, None).unwrap());
+        assert_eq!(bound.peak, 100);
     }
 }
