@@ -1,6 +1,6 @@
 # The front door. `make demo` and `make test` are all that a newcomer needs; both install what they use.
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults soak lint bench modules release clean tools rust
+.PHONY: help demo test faults soak lint bench bench-languages modules modules-languages portability release clean tools rust
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -26,6 +26,22 @@ lint: modules ## formatting and lints, no warning allowed
 
 bench: modules tools ## ratio to a bare client, CPU, memory, bytes written: minutes, not part of `make test`
 	cargo bench --locked --bench main_job
+
+modules-languages: modules ## the filters in C, JavaScript and Python, with their tests; fetches tools from npm and PyPI
+	@tests/need.sh clang:clang lld:wasm-ld
+	modules/build-languages.sh
+	modules/classify/train.py --check
+	cargo test --locked --workspace --features test-faults --test languages -- --include-ignored
+
+portability: modules ## the factory modules under another host, jco on V8, with the same vectors
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 20 or later (apt-get install nodejs npm) and try again" >&2; exit 1; }
+	@tests/need.sh clang:clang lld:wasm-ld
+	modules/build-languages.sh c
+	cd tests/portability && npm ci --silent --no-audit --no-fund
+	node tests/portability/run.mjs modules/target/components/*.wasm modules/target/simd-components/*.wasm modules/target/languages/deadband-c.wasm
+
+bench-languages: modules modules-languages ## the same filter in every language: size, compilation, instance, reading
+	cargo bench --locked --bench languages
 
 modules: rust ## the factory modules as WebAssembly components
 	modules/build.sh

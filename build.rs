@@ -88,6 +88,7 @@ fn find(components: &Path) -> Result<Vec<Module>, Box<dyn Error>> {
         if component.extension().is_none_or(|e| e != "wasm") {
             continue;
         }
+        let component = with_vectors(component);
         let manifest = component.with_extension("json");
         for file in [&component, &manifest] {
             fs::metadata(file).map_err(|e| format!("{}: {e}", file.display()))?;
@@ -105,6 +106,21 @@ fn find(components: &Path) -> Result<Vec<Module>, Box<dyn Error>> {
     }
     modules.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(modules)
+}
+
+/// The build of a module with vector instructions, where there is one and all machines of the target have them. On riscv64
+/// they are an extension that most do without.
+fn with_vectors(component: PathBuf) -> PathBuf {
+    let target = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    let simd = component
+        .parent()
+        .and_then(Path::parent)
+        .zip(component.file_name())
+        .map(|(parent, name)| parent.join("simd-components").join(name));
+    match simd {
+        Some(simd) if matches!(&*target, "x86_64" | "aarch64") && simd.exists() => simd,
+        _ => component,
+    }
 }
 
 fn table(modules: &[Module]) -> Result<String, Box<dyn Error>> {
@@ -126,18 +142,50 @@ fn table(modules: &[Module]) -> Result<String, Box<dyn Error>> {
 
 /// What a new module in a language is made of, below `modules/`: where it lies there, and where in the new folder. Only what
 /// comes from `templates` has places for names.
-const LANGUAGES: [(&str, &[(&str, &str)]); 1] = [(
-    "rust",
-    &[
-        ("templates/any", ""),
-        ("templates/rust", ""),
-        (".cargo/config.toml", ".cargo/config.toml"),
-        ("Cargo.lock", "Cargo.lock"),
-        ("toolchain.sh", "toolchain.sh"),
-        ("sdk", "sdk"),
-        ("wit", "wit"),
-    ],
-)];
+const LANGUAGES: [(&str, &[(&str, &str)]); 4] = [
+    (
+        "rust",
+        &[
+            ("templates/any", ""),
+            ("templates/rust", ""),
+            (".cargo/config.toml", ".cargo/config.toml"),
+            ("Cargo.lock", "Cargo.lock"),
+            ("toolchain.sh", "toolchain.sh"),
+            ("sdk", "sdk"),
+            ("wit", "wit"),
+        ],
+    ),
+    (
+        "c",
+        &[
+            ("templates/any", ""),
+            ("templates/c", ""),
+            ("toolchain.sh", "toolchain.sh"),
+            ("c/sdk", "sdk"),
+        ],
+    ),
+    (
+        "js",
+        &[
+            ("templates/any", ""),
+            ("templates/js", ""),
+            ("js/sdk", "sdk"),
+            ("wit/0.2.0", "wit/deps/tidegate"),
+        ],
+    ),
+    (
+        "python",
+        &[
+            ("templates/any", ""),
+            ("templates/python", ""),
+            ("python/sdk", "sdk"),
+            ("wit/0.2.0", "wit/deps/tidegate"),
+        ],
+    ),
+];
+
+/// Folders that tools make, and no part of a new module.
+const FETCHED: [&str; 1] = ["__pycache__"];
 
 fn templates() -> Result<String, Box<dyn Error>> {
     let modules = Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("modules");
@@ -177,6 +225,7 @@ fn walk(from: &Path, to: &Path, files: &mut Vec<(PathBuf, PathBuf)>) -> Result<(
     for entry in fs::read_dir(from).map_err(about)? {
         names.push(entry?.file_name());
     }
+    names.retain(|name| !FETCHED.iter().any(|fetched| name == fetched));
     names.sort();
     for name in names {
         walk(&from.join(&name), &to.join(&name), files)?;

@@ -20,7 +20,7 @@ main() {
   guests=("${guests[@]%/manifest.json}")
 
   local packages=() module
-  for module in "${modules[@]}" "${guests[@]}"; do
+  for module in "${modules[@]}" "${guests[@]}" preset; do
     packages+=(--package "${module##*/}")
   done
   # No path of this machine may stand in a component.
@@ -29,6 +29,18 @@ main() {
   "${cargo[@]}" build --quiet --locked --release --target "$target" "${flags[@]}" \
     --config "target.$target.rustflags=['$remap']" "${packages[@]}"
   "${cargo[@]}" build --quiet --locked --package pack
+
+  mkdir -p target/composed target/simd-components
+  # Two components that are one filter, for tests.
+  "${cargo[@]}" build --quiet --locked --package compose
+  target/debug/compose "target/$target/release/range.wasm" "target/$target/release/preset.wasm" \
+    target/composed/range-preset.wasm
+  # The same filter with vector instructions, for machines that have them: the daemon's build takes its pick.
+  "${cargo[@]}" build --quiet --locked --release --target "$target" "${flags[@]}" \
+    --config "target.$target.rustflags=['$remap']" --package classify --features classify/simd
+  target/debug/pack "target/$target/release/classify.wasm" classify target/simd-components >/dev/null
+  "${cargo[@]}" build --quiet --locked --release --target "$target" "${flags[@]}" \
+    --config "target.$target.rustflags=['$remap']" --package classify
 
   collect target/components "${modules[@]}"
   collect target/test-components "${guests[@]}" >/dev/null

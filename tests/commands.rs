@@ -153,7 +153,9 @@ fn inspect_names_what_a_component_wants() {
 
 #[test]
 fn every_factory_module_passes_its_vectors_in_the_production_engine() {
-    for name in ["anomaly", "deadband", "dedupe", "range", "redact", "scale"] {
+    for name in [
+        "anomaly", "classify", "deadband", "dedupe", "range", "redact", "scale",
+    ] {
         let file = components().join(format!("{name}.wasm"));
         let output = run(&["module", "test", file.to_str().unwrap()]);
         let text = String::from_utf8_lossy(&output.stdout);

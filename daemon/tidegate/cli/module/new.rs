@@ -24,6 +24,9 @@ pub(in crate::cli) struct Arguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Language {
     Rust,
+    C,
+    Js,
+    Python,
 }
 
 /// A file of a new module.
@@ -45,8 +48,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let folder = PathBuf::from(&arguments.name);
     let files = files(arguments.lang)?;
     make(&folder, files, &arguments.name, arguments.lang)?;
+    let limits = match arguments.lang {
+        Language::Rust | Language::C => "",
+        Language::Js | Language::Python => "--wanted-limits ",
+    };
     say(format_args!(
-        "made {0}: its README.md says how to go on\n\n    cd {0} && ./build.sh && tidegate module test out/{0}.wasm",
+        "made {0}: its README.md says how to go on\n\n    cd {0} && ./build.sh && tidegate module test {limits}out/{0}.wasm",
         arguments.name
     ))?;
     Ok(DONE)
@@ -137,7 +144,13 @@ fn write(folder: &Path, file: &File, name: &str, language: Language) -> anyhow::
 fn fill(text: &str, name: &str, language: Language) -> String {
     // An interpreter needs more than the gateway's defaults; a site has to allow it.
     let limits = match language {
-        Language::Rust => "{}",
+        Language::Rust | Language::C => "{}",
+        Language::Js => {
+            r#"{ "memory-bytes": 67108864, "deadline-ms": 2000, "compile-ms": 600000, "compile-memory-bytes": 2147483648 }"#
+        }
+        Language::Python => {
+            r#"{ "module-bytes": 33554432, "memory-bytes": 134217728, "deadline-ms": 2000, "compile-ms": 600000, "compile-memory-bytes": 4294967296 }"#
+        }
     };
     text.replace("{{name}}", name)
         .replace("{{world}}", &String::from(World::Filter))
