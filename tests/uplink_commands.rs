@@ -127,7 +127,7 @@ fn commands_are_answered_once_carried_out_and_refused_where_they_are_not_allowed
             refused["text"]
                 .as_str()
                 .unwrap()
-                .contains("no module channel"),
+                .contains("no pipeline runs a module `range`"),
             "{refused}"
         );
         assert!(daemon.log().contains("command refused"), "it is on record");

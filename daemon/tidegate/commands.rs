@@ -11,6 +11,7 @@ use tidegate_domain::command::{self, DETAIL, Name, Pace, Refusal, Until, What};
 use tidegate_domain::limits::OUTBOX_ITEM_BYTES;
 use tidegate_domain::series::SeriesFilter;
 use tidegate_domain::{Arrival, item};
+use tidegate_status::Refused;
 use tidegate_status::view::View;
 use tidegate_store::{CommandInput, Todo};
 use tidegate_uplink::IncomingCommand;
@@ -18,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::clock;
 use crate::observe::Observer;
+use crate::rollouts::Rollouts;
 use crate::writer::ToWriter;
 
 /// Commands of one uplink that wait for the desk. What is beyond waits in the uplink, and then at the broker.
@@ -40,6 +42,7 @@ pub(crate) struct Desk {
     /// Places for commands that are not committed yet; the writer gives them back.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) observer: Arc<Observer>,
+    pub(crate) rollouts: Arc<Rollouts>,
 }
 
 impl Desk {
@@ -55,8 +58,11 @@ impl Desk {
                 Ok(place) => place.forget(),
                 Err(_) => return,
             }
-            let report = || report(&self.observer);
-            let input = judge(&incoming, &self.uplink, &self.allowed, clock::now(), report);
+            let doing = Doing {
+                report: || report(&self.observer),
+                roll_back: |module: &str| self.roll_back(module),
+            };
+            let input = judge(&incoming, &self.uplink, &self.allowed, clock::now(), doing);
             self.log(&input, incoming.payload.len());
             if self
                 .inbox
@@ -66,6 +72,19 @@ impl Desk {
             {
                 // It was not acknowledged, and comes again.
                 return;
+            }
+        }
+    }
+
+    /// Goes back on a module. It is durable when this returns; a command that comes again after a crash in between finds
+    /// that there is nothing more to go back to.
+    fn roll_back(&self, module: &str) -> Result<Value, String> {
+        let by = format!("uplink {}", self.uplink);
+        let done = tokio::task::block_in_place(|| self.rollouts.roll_back(module, &by));
+        match done {
+            Ok(pipelines) => Ok(json!({ "module": module, "pipelines": pipelines })),
+            Err(Refused::Request(why) | Refused::Missing(why) | Refused::Unavailable(why)) => {
+                Err(why)
             }
         }
     }
@@ -87,13 +106,19 @@ impl Desk {
     }
 }
 
+/// What is done at once for a command, beside what the store does.
+struct Doing<R, B> {
+    report: R,
+    roll_back: B,
+}
+
 /// What is to be done about a payload.
 fn judge(
     incoming: &IncomingCommand,
     uplink: &str,
     allowed: &BTreeSet<Name>,
     now: Arrival,
-    report: impl FnOnce() -> Value,
+    doing: Doing<impl FnOnce() -> Value, impl FnOnce(&str) -> Result<Value, String>>,
 ) -> CommandInput {
     let (id, name, todo) = match command::parse(&incoming.payload) {
         Ok(command) => {
@@ -113,7 +138,7 @@ fn judge(
             {
                 Err("it has expired".to_owned())
             } else {
-                decide(command.what, &command.id, uplink, now, report)
+                decide(command.what, &command.id, uplink, now, doing)
             };
             (Some(command.id), Some(name), todo)
         }
@@ -134,10 +159,10 @@ fn decide(
     id: &str,
     uplink: &str,
     now: Arrival,
-    report: impl FnOnce() -> Value,
+    doing: Doing<impl FnOnce() -> Value, impl FnOnce(&str) -> Result<Value, String>>,
 ) -> Result<Todo, String> {
     Ok(match what {
-        What::Report => Todo::Answer(report()),
+        What::Report => Todo::Answer((doing.report)()),
         What::Detail {
             series,
             pipeline,
@@ -189,12 +214,7 @@ fn decide(
                 None => format!("uplink {uplink}, command {id}"),
             },
         },
-        What::Rollback { .. } => {
-            return Err(
-                "this version has no module channel, so that there is nothing to roll back to"
-                    .to_owned(),
-            );
-        }
+        What::Rollback { module } => Todo::Answer((doing.roll_back)(&module)?),
     })
 }
 
@@ -270,7 +290,11 @@ mod tests {
             wall: NOW * 1_000_000,
             synced,
         };
-        judge(incoming, "cloud", &allowed, now, || json!({ "well": true }))
+        let doing = Doing {
+            report: || json!({ "well": true }),
+            roll_back: |module: &str| Err(format!("nothing runs `{module}`")),
+        };
+        judge(incoming, "cloud", &allowed, now, doing)
     }
 
     #[track_caller]
@@ -300,7 +324,7 @@ mod tests {
         refused(
             r#"{"id":"a","command":"rollback","module":"m"}"#,
             Some("a"),
-            "no module channel",
+            "nothing runs `m`",
         );
         let expired = format!(r#"{{"id":"a","command":"report","expires":{}}}"#, NOW - 1);
         refused(&expired, Some("a"), "expired");

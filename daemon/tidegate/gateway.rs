@@ -15,8 +15,8 @@ use tidegate_ingest::{Occurrence, SourceEvent};
 use tidegate_pipeline as pipeline;
 use tidegate_pipeline::decode::{As, DecodeConfig, Decoder, IdentityField, TimeUnit};
 use tidegate_pipeline::{
-    CodeOrigin, Grant, LoadedModule, OnFailure, Pipeline, Runtime, RuntimeConfig, Secret,
-    SlotConfig, SlotLimits, grants,
+    CodeOrigin, Grant, LoadedModule, OnFailure, Pipeline, Runtime, RuntimeConfig, SlotConfig,
+    SlotLimits, grants,
 };
 use tidegate_store as store;
 use tidegate_store::{Measures, SourceGap};
@@ -27,7 +27,7 @@ use tidegate_uplink::OutboxError;
 use crate::config::{self, Config};
 use crate::duplicates::Duplicates;
 use crate::writer::ToWriter;
-use crate::{clock, modules, wiring};
+use crate::{clock, modules, rollouts, wiring};
 
 /// Sources and pipelines that belong together: whoever shares a pipeline shares a worker.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -539,14 +539,15 @@ pub(crate) fn load_modules(
     Ok(loaded)
 }
 
-fn code(origin: &CodeOrigin) -> String {
+/// Where a module's native code came from, for the log.
+pub(crate) fn code(origin: &CodeOrigin) -> String {
     match origin {
         CodeOrigin::Cache => "from the cache".to_owned(),
         CodeOrigin::Compiled { reason } => format!("and compiled: {reason}"),
     }
 }
 
-/// One pipeline's chain.
+/// One pipeline's chain, as it is configured.
 pub(crate) fn pipeline(
     config: &Config,
     index: usize,
@@ -575,7 +576,8 @@ pub(crate) fn pipeline(
     Ok(Pipeline::new(runtime, chain, state)?.keeping_input(pipeline.keep_input.is_some()))
 }
 
-fn slot(
+/// One slot of a chain.
+pub(crate) fn slot(
     filter: &config::Filter,
     module: &Arc<LoadedModule>,
     policy: &BTreeSet<Grant>,
@@ -594,16 +596,12 @@ fn slot(
         },
         limits: SlotLimits::granted(&module.manifest.limits, &ceiling),
         grants: grants::granted(&module.manifest, policy, !filter.secrets.is_empty()),
-        secrets: filter
-            .secrets
-            .iter()
-            .map(|(name, secret)| (name.clone(), Secret::new(secret.expose().clone())))
-            .collect(),
+        secrets: rollouts::secrets(filter),
     }
 }
 
 /// What the site lets any module have.
-fn policy(config: &Config) -> anyhow::Result<BTreeSet<Grant>> {
+pub(crate) fn policy(config: &Config) -> anyhow::Result<BTreeSet<Grant>> {
     config
         .policy
         .grants

@@ -15,6 +15,7 @@ mod factory;
 #[cfg(feature = "test-faults")]
 mod faults;
 mod gateway;
+mod kept;
 mod log;
 mod modules;
 mod notify;
@@ -22,6 +23,7 @@ mod observe;
 mod operator;
 mod recount;
 mod replay;
+mod rollouts;
 mod supervise;
 mod time;
 mod waiting;

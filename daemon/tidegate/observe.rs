@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidegate_domain::alarm::State;
-use tidegate_domain::outcome::{Generation, Severity};
+use tidegate_domain::outcome::Severity;
+use tidegate_domain::rollout::{Chain, Record};
 use tidegate_domain::{Ledger, item};
 use tidegate_ingest::{SourceHandle, SourceState};
-use tidegate_pipeline::{BreakerState, FilterSnapshot, LoadedModule, Origin, PipelineStats};
+use tidegate_pipeline::{BreakerState, FilterSnapshot, LoadedModule, Origin, Shown};
 use tidegate_status::view::{self, Readiness, Snapshot, View};
 use tidegate_store::{
     ActiveAlarm, BackfillStats, ClosedSummary, CommandStats, Committed, DetailStats, Recovered,
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 use crate::config::{self, Config};
 use crate::log::RecentErrors;
 use crate::recount::Recounted;
+use crate::rollouts::Rollouts;
 use crate::wear::{self, Wear};
 use crate::{clock, gateway};
 
@@ -90,12 +92,6 @@ pub(crate) struct Progress {
     pub(crate) batches: AtomicU64,
 }
 
-/// One pipeline as the page needs it.
-pub(crate) struct PipelineView {
-    pub(crate) generation: Arc<Generation>,
-    pub(crate) stats: Arc<PipelineStats>,
-}
-
 /// The parts of a running gateway that can be looked at.
 pub(crate) struct Observer {
     pub(crate) config: Arc<Config>,
@@ -108,8 +104,8 @@ pub(crate) struct Observer {
     /// By uplink and its brokers.
     pub(crate) uplink_tls: Vec<Vec<Option<Arc<Tls>>>>,
     /// In the configuration's order.
-    pub(crate) pipelines: Vec<PipelineView>,
-    pub(crate) modules: Vec<Arc<LoadedModule>>,
+    pub(crate) pipelines: Vec<Shown>,
+    pub(crate) rollouts: Arc<Rollouts>,
     pub(crate) heartbeat: Arc<AtomicU64>,
     pub(crate) workers: Vec<Arc<Progress>>,
     pub(crate) sampled: Mutex<Sampled>,
@@ -211,7 +207,11 @@ impl Observer {
             let observed = lock(&self.observed);
             (observed.stats.state, observed.stats.clock.set)
         };
-        let says = gateway::status(store, clock::now().synced || set, &self.modules);
+        let modules = self.rollouts.modules();
+        let active = modules.into_iter();
+        let active = active.filter(|(_, state)| *state == view::ModuleState::Active);
+        let active: Vec<Arc<LoadedModule>> = active.map(|(module, _)| module).collect();
+        let says = gateway::status(store, clock::now().synced || set, &active);
         let config = &self.config;
         let source = |name: &str| ledger.sources.get(name).map_or(0, |counts| counts.received);
         let pipeline = |name: &str| {
@@ -345,7 +345,7 @@ impl Observer {
             .get(&pipeline.name)
             .cloned()
             .unwrap_or_default();
-        let running = &self.pipelines[index];
+        let running = self.pipelines[index].now();
         let slots = &running.generation.slots;
         view::PipelineStatus {
             name: pipeline.name.clone(),
@@ -384,6 +384,7 @@ impl Observer {
                 })
                 .collect(),
             windows_open,
+            rollout: rollout_status(&running.record),
         }
     }
 
@@ -573,13 +574,14 @@ impl Observer {
     }
 
     fn modules(&self) -> Vec<view::ModuleStatus> {
-        self.modules
-            .iter()
-            .map(|module| view::ModuleStatus {
+        self.rollouts
+            .modules()
+            .into_iter()
+            .map(|(module, state)| view::ModuleStatus {
                 name: module.manifest.name.clone(),
                 version: module.manifest.version.clone(),
                 digest: module.inspection.digest.as_str().to_owned(),
-                state: view::ModuleState::Active,
+                state,
                 origin: match module.origin {
                     Origin::Factory => view::ModuleOrigin::Factory,
                     Origin::Local => view::ModuleOrigin::Local,
@@ -882,6 +884,43 @@ fn uplink_state(state: LinkState) -> view::UplinkState {
         LinkState::Connected => view::UplinkState::Connected,
         LinkState::BackingOff { .. } => view::UplinkState::BackingOff,
         LinkState::Connecting | LinkState::Stopped => view::UplinkState::Connecting,
+    }
+}
+
+/// The generations of a pipeline, as the page and the API show them.
+fn rollout_status(record: &Record) -> view::RolloutStatus {
+    let modules = |chain: &Chain| -> Vec<String> {
+        let slots = chain.slots.iter();
+        slots
+            .map(|slot| format!("{} {}", slot.module, slot.version))
+            .collect()
+    };
+    view::RolloutStatus {
+        state: record.state().to_owned(),
+        candidate: record.trial.as_ref().map(|trial| view::CandidateStatus {
+            generation: trial.candidate.id.clone(),
+            modules: modules(&trial.candidate),
+            samples: trial.evidence.samples,
+            min_samples: trial.gates.min_samples,
+            differing: trial.evidence.differing.sum(),
+            traps: trial.evidence.candidate.traps,
+            timeouts: trial.evidence.candidate.timeouts,
+            faults: trial.evidence.candidate.faults + trial.evidence.candidate.invalid_outputs,
+            cpu_p99_seconds: trial.evidence.candidate.cpu_p99 as f64 / 1e9,
+            active_cpu_p99_seconds: trial.evidence.active.cpu_p99 as f64 / 1e9,
+            memory_peak_bytes: trial.evidence.candidate.memory_peak,
+            elapsed_seconds: trial.evidence.elapsed.as_secs(),
+        }),
+        last_good: record.last_good.as_ref().map(|chain| chain.id.clone()),
+        decision: record
+            .decision
+            .as_ref()
+            .map(|decision| view::RolloutDecision {
+                time: decision.at / 1_000_000,
+                generation: decision.generation.clone(),
+                reason: decision.reason.map(|reason| reason.as_str().to_owned()),
+                why: decision.why.clone(),
+            }),
     }
 }
 

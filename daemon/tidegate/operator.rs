@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::clock;
 use crate::replay::{Owner, owner_of};
+use crate::rollouts::Rollouts;
 use crate::writer::ToWriter;
 
 /// How long an order may take to become durable. The store commits within its linger, unless it is in trouble.
@@ -27,6 +28,7 @@ pub(crate) struct Operator {
     /// Likewise.
     pub(crate) pipelines: HashMap<String, Owner>,
     pub(crate) inbox: mpsc::Sender<ToWriter>,
+    pub(crate) rollouts: Arc<Rollouts>,
 }
 
 impl Actions for Operator {
@@ -37,9 +39,22 @@ impl Actions for Operator {
     fn acknowledge(&self, request: alarm::Request) -> Answer<'_> {
         Box::pin(self.acknowledge_alarms(request))
     }
+
+    fn roll_back(&self, module: String) -> Answer<'_> {
+        Box::pin(self.roll_back_module(module))
+    }
 }
 
 impl Operator {
+    async fn roll_back_module(&self, module: String) -> Result<Value, Refused> {
+        let (rollouts, wanted) = (Arc::clone(&self.rollouts), module.clone());
+        let pipelines =
+            tokio::task::spawn_blocking(move || rollouts.roll_back(&wanted, "an operator"))
+                .await
+                .map_err(|error| Refused::Unavailable(error.to_string()))??;
+        Ok(json!({ "module": module, "pipelines": pipelines }))
+    }
+
     async fn order(&self, action: Action, selection: Selection) -> Result<Value, Refused> {
         let (reader, wanted) = (Arc::clone(&self.reader), selection.clone());
         let found = tokio::task::spawn_blocking(move || look_up(&reader, &wanted))

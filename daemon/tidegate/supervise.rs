@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::log::RecentErrors;
@@ -79,7 +81,7 @@ async fn supervise(
     loop {
         let address = config.status.listen;
         let listener = listen(&config)?;
-        let shared = Arc::new(config);
+        let mut shared = Arc::new(config);
         let store =
             match waiting::for_store(&shared, &listener, &recent, &mut signals, &reload).await? {
                 Waited::Opened(store) => *store,
@@ -92,7 +94,7 @@ async fn supervise(
         let mut gateway = wiring::start(&shared, store, listener, recent.clone())?;
         tracing::info!("the gateway runs; its page is http://{address}/");
         notify(&[NotifyState::Ready, NotifyState::Status("running")]);
-        let end = watch(&mut gateway, &mut signals, &reload).await;
+        let end = watch(&mut gateway, &mut shared, &mut signals, &reload).await;
         notify(&[match end {
             End::Reload(_) | End::Renew => NotifyState::Reloading,
             End::Stop | End::Failed(_) => NotifyState::Stopping,
@@ -132,21 +134,47 @@ async fn supervise(
 /// Waits for what ends the present wiring, and feeds the watchdog meanwhile.
 async fn watch(
     gateway: &mut Gateway,
+    shared: &mut Arc<Config>,
     signals: &mut Signals,
     reload: &impl Fn() -> anyhow::Result<Config>,
 ) -> End {
     let observer = Arc::clone(gateway.observer());
     let renewed = gateway.renewed();
+    let mut swap: Option<Swap> = None;
+    let (mut again, hangup) = (false, Notify::new());
     let mut feed = tokio::time::interval(watchdog_interval().unwrap_or(Duration::from_secs(3600)));
     loop {
         tokio::select! {
-            asked = signals.next() => match asked {
+            asked = wish(signals, &hangup) => match asked {
                 Asked::Stop => return End::Stop,
                 Asked::Reload => match reload() {
-                    Ok(config) => return End::Reload(Box::new(config)),
+                    Ok(config) => {
+                        // One at a time: what comes meanwhile is read when this one is through.
+                        if swap.is_some() {
+                            again = true;
+                            continue;
+                        }
+                        let config = Arc::new(config);
+                        let (rollouts, new) = (gateway.rollouts(), Arc::clone(&config));
+                        let taking = tokio::task::spawn_blocking(move || rollouts.take(&new));
+                        swap = Some(Swap { config, taking });
+                    }
                     Err(error) => tracing::error!("the configuration is kept as it is: {error:#}"),
                 },
             },
+            taken = Swap::finish(&mut swap) => {
+                match taken {
+                    Ok((config, true)) => {
+                        tracing::info!("the configuration is in force");
+                        *shared = config;
+                    }
+                    Ok((config, false)) => return End::Reload(Box::new(Arc::unwrap_or_clone(config))),
+                    Err(error) => tracing::error!("the configuration is kept as it is: {error:#}"),
+                }
+                if std::mem::take(&mut again) {
+                    hangup.notify_one();
+                }
+            }
             () = renewed.notified() => {
                 tracing::warn!("the gateway starts over with the new database");
                 return End::Renew;
@@ -157,6 +185,34 @@ async fn watch(
                 Err(stuck) => tracing::error!("the watchdog is not fed: {stuck}"),
             },
         }
+    }
+}
+
+/// A configuration whose changes of chains are being made ready while everything goes on.
+struct Swap {
+    config: Arc<Config>,
+    /// False where it changes something else, and everything has to begin anew.
+    taking: JoinHandle<anyhow::Result<bool>>,
+}
+
+impl Swap {
+    /// Waits for the end of what is under way, for ever where nothing is. Can be cancelled.
+    async fn finish(swap: &mut Option<Self>) -> anyhow::Result<(Arc<Config>, bool)> {
+        let Some(under_way) = swap else {
+            return std::future::pending().await;
+        };
+        let taken = (&mut under_way.taking).await;
+        let config = Arc::clone(&under_way.config);
+        *swap = None;
+        Ok((config, taken.context("the change was not finished")??))
+    }
+}
+
+/// The next signal, or a reload that was asked for while another was under way. Can be cancelled.
+async fn wish(signals: &mut Signals, hangup: &Notify) -> Asked {
+    tokio::select! {
+        asked = signals.next() => asked,
+        () = hangup.notified() => Asked::Reload,
     }
 }
 

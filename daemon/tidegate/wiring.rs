@@ -33,13 +33,15 @@ use tokio::time::MissedTickBehavior;
 
 use crate::config::{self, Config};
 use crate::control::{self, Socket};
+use crate::kept::Kept;
 use crate::log::RecentErrors;
-use crate::observe::{Observed, Observer, PipelineView, Progress};
+use crate::observe::{Observed, Observer, Progress};
 use crate::operator::Operator;
 use crate::replay::{self, Owner, Replay, Replayer, Tried};
+use crate::rollouts::{Maker, Place, Rollouts};
 use crate::worker::{Careful, SourceStage, Worker};
 use crate::writer::{ToWriter, WriterThread};
-use crate::{clock, commands, gateway, recount};
+use crate::{clock, commands, gateway, recount, rollouts};
 
 /// Outcomes that wait for the writer. When full, workers wait, and with them the sources.
 const OUTCOMES: usize = 16;
@@ -71,6 +73,7 @@ pub(crate) struct Gateway {
     observer: Arc<Observer>,
     ended: mpsc::Receiver<Ended>,
     renewed: Arc<Notify>,
+    rollouts: Arc<Rollouts>,
 }
 
 /// A thread that came to its end.
@@ -100,9 +103,16 @@ pub(crate) fn start(
     let recovered = store.recovered().clone();
     // Under the store's lock, so that it is nobody else's.
     let (control, socket) = control::listen(&config.gateway.state_dir)?;
-    let engine = Runtime::new(gateway::runtime_config(config)?)?;
-    let loaded = gateway::load_modules(config, &engine)?;
-    let modules: Vec<Arc<LoadedModule>> = loaded.values().cloned().collect();
+    let engine = Arc::new(Runtime::new(gateway::runtime_config(config)?)?);
+    let (kept, loaded) = (Kept::new(&config.gateway.state_dir), Mutex::default());
+    let maker = Maker {
+        config,
+        engine: &engine,
+        kept: &kept,
+        loaded: &loaded,
+    };
+    let found = maker.load()?;
+    let modules: Vec<Arc<LoadedModule>> = found.values().cloned().collect();
 
     let (outcomes, made) = mpsc::channel::<Input>(OUTCOMES);
     let (inbox, writer_inbox) = mpsc::channel::<ToWriter>(INBOX);
@@ -141,6 +151,7 @@ pub(crate) fn start(
     let mut sources = BTreeMap::new();
     let mut source_tls = BTreeMap::new();
     let mut pipelines = BTreeMap::new();
+    let mut places = Vec::new();
     let mut workers = Vec::new();
     let mut progress = Vec::new();
     let mut replays = Vec::new();
@@ -195,20 +206,25 @@ pub(crate) fn start(
             stages.insert(index, stage);
             sources.insert(index, handle);
         }
-        let mut chains = Vec::new();
+        let mut lanes = Vec::new();
+        let mut begun = Vec::new();
+        let (orders, ordered) = mpsc::channel(rollouts::ORDERS);
         for &index in &group.pipelines {
             let owner = Owner {
-                index: chains.len(),
+                index: lanes.len(),
                 worker: workers.len(),
             };
             pipeline_owners.insert(config.pipelines[index].name.clone(), owner);
-            let chain = gateway::pipeline(config, index, &engine, &loaded, &recovered.state)?;
-            let view = PipelineView {
-                generation: Arc::clone(chain.generation()),
-                stats: chain.stats(),
-            };
-            pipelines.insert(index, view);
-            chains.push(chain);
+            let (lane, changes) = maker.lane(index, &found, &recovered)?;
+            begun.extend(changes);
+            pipelines.insert(index, lane.shown());
+            places.push(Place {
+                pipeline: index,
+                lane: lanes.len(),
+                orders: orders.clone(),
+                shown: lane.shown(),
+            });
+            lanes.push(lane);
         }
         let working = Arc::new(Progress::default());
         progress.push(Arc::clone(&working));
@@ -218,7 +234,9 @@ pub(crate) fn start(
             intake: received,
             outcomes: outcomes.clone(),
             sources: stages,
-            pipelines: chains,
+            pipelines: lanes,
+            begun,
+            orders: ordered,
             replays: replayed,
             runtime: runtime.clone(),
             careful: careful.clone(),
@@ -244,6 +262,15 @@ pub(crate) fn start(
     if !watched.is_empty() {
         tasks.spawn_on(watch_files(watched, stopped.clone()), &runtime);
     }
+    let rollouts = Arc::new(Rollouts {
+        engine,
+        kept,
+        loaded,
+        config: Mutex::new(Arc::clone(config)),
+        places,
+        turn: Mutex::default(),
+    });
+    rollouts.tidy();
     // Orders about quarantine: from the control socket to the writer, and their rows to the workers again.
     let (tried, commits) = watch::channel(Tried::default());
     let (stop_control, stopping) = watch::channel(false);
@@ -252,6 +279,7 @@ pub(crate) fn start(
         sources: source_owners.clone(),
         pipelines: pipeline_owners.clone(),
         inbox: inbox.clone(),
+        rollouts: Arc::clone(&rollouts),
     };
     let replayer = Replayer {
         reader: store.reader()?,
@@ -351,7 +379,7 @@ pub(crate) fn start(
         source_tls,
         uplink_tls,
         pipelines: pipelines.into_values().collect(),
-        modules,
+        rollouts: Arc::clone(&rollouts),
         heartbeat,
         workers: progress,
         sampled: Mutex::default(),
@@ -371,6 +399,7 @@ pub(crate) fn start(
             inbox: inbox.clone(),
             room: Arc::clone(&rooms[index]),
             observer: Arc::clone(&observer),
+            rollouts: Arc::clone(&rollouts),
         };
         let name = format!("{COMMANDS}{}", uplink.name);
         tasks.spawn_on(
@@ -410,6 +439,7 @@ pub(crate) fn start(
         observer,
         ended,
         renewed,
+        rollouts,
     })
 }
 
@@ -417,6 +447,11 @@ impl Gateway {
     /// What page and metrics show.
     pub(crate) fn observer(&self) -> &Arc<Observer> {
         &self.observer
+    }
+
+    /// What changes generations of chains while the gateway runs.
+    pub(crate) fn rollouts(&self) -> Arc<Rollouts> {
+        Arc::clone(&self.rollouts)
     }
 
     /// Tells when the store has begun a new database.

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tidegate_domain::limits::{ATTEMPTS, BATCH_BYTES, BATCH_ROWS, QUARANTINE_BYTES};
 use tidegate_domain::outcome::{MessageCounts, QuarantinedMessage, reason};
+use tidegate_domain::rollout::Change;
 use tidegate_domain::{Batch, BatchOutcome, Message};
 use tidegate_ingest::Received;
-use tidegate_pipeline::Pipeline;
+use tidegate_pipeline::Lane;
 use tidegate_pipeline::decode::{DecodeFailure, Decoder};
 use tidegate_store::Input;
 use tokio::runtime::Handle;
@@ -24,9 +25,12 @@ use crate::clock;
 use crate::duplicates::Duplicates;
 use crate::observe::Progress;
 use crate::replay::{Replay, What};
+use crate::rollouts::Order;
 
 /// How long to wait before an attempt that could not be put on record is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often a candidate is judged while nothing arrives: its time may be over.
+const JUDGE: Duration = Duration::from_secs(1);
 
 /// One connected set of sources and pipelines.
 pub(crate) struct Worker {
@@ -36,8 +40,12 @@ pub(crate) struct Worker {
     pub(crate) outcomes: mpsc::Sender<Input>,
     /// Its sources, by their index in the configuration.
     pub(crate) sources: HashMap<usize, SourceStage>,
-    /// Its pipelines.
-    pub(crate) pipelines: Vec<Pipeline>,
+    /// Its pipelines, with their generations.
+    pub(crate) pipelines: Vec<Lane>,
+    /// Steps of rollouts at the start, to be stored before anything else.
+    pub(crate) begun: Vec<Change>,
+    /// Further steps, taken between two batches.
+    pub(crate) orders: mpsc::Receiver<Order>,
     /// Rows of quarantine to send through again, in small parts.
     pub(crate) replays: mpsc::Receiver<Vec<Replay>>,
     /// For sleeping on both.
@@ -85,6 +93,8 @@ enum Next {
     /// So many messages wait.
     Received(usize),
     Replay(Vec<Replay>),
+    Order(Order),
+    Judge,
 }
 
 /// The writer has ended, and with it the daemon.
@@ -94,19 +104,38 @@ impl Worker {
     /// Works until the sources have ended and everything that they sent is handed over.
     pub(crate) fn run(mut self) {
         let mut waiting = Vec::with_capacity(BATCH_ROWS);
+        let begun = std::mem::take(&mut self.begun);
+        if self.tell(begun).is_err() {
+            return;
+        }
         loop {
             // Whoever is ready is taken by turns, so that neither waits for more than one batch of the other.
+            let trying = self.pipelines.iter().any(Lane::is_trying);
             let (intake, replays) = (&mut self.intake, &mut self.replays);
+            let orders = &mut self.orders;
             let next = self.runtime.block_on(async {
                 tokio::select! {
                     received = intake.recv_many(&mut waiting, BATCH_ROWS) => Next::Received(received),
                     Some(part) = replays.recv() => Next::Replay(part),
+                    Some(order) = orders.recv() => Next::Order(order),
+                    () = tokio::time::sleep(JUDGE), if trying => Next::Judge,
                 }
             });
             match next {
                 // What was not replayed will be after the next start.
                 Next::Received(0) => return,
                 Next::Received(_) => {}
+                Next::Order(order) => {
+                    if self.carry_out(order).is_err() {
+                        return;
+                    }
+                }
+                Next::Judge => {
+                    let changes = self.judge();
+                    if self.tell(changes).is_err() {
+                        return;
+                    }
+                }
                 Next::Replay(part) => {
                     if self.replay(part).is_err() {
                         tracing::error!(
@@ -125,6 +154,43 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Takes a step of a rollout. Whoever asked for it is told once it is durable.
+    fn carry_out(&mut self, order: Order) -> Result<(), WriterGone> {
+        if let Some(lane) = self.pipelines.get_mut(order.lane) {
+            let change = order.step.take(lane);
+            self.tell(vec![change])?;
+        }
+        let Some(done) = order.done else {
+            return Ok(());
+        };
+        // No message is meant: the answer comes after the commit of what was handed over before.
+        self.on_record(|reply| Input::Attempts {
+            digests: Vec::new(),
+            reply,
+        })?;
+        if done.try_send(()).is_err() {
+            tracing::debug!("nobody waits for a step of a rollout any more");
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self) -> Vec<Change> {
+        let (at, now) = (clock::wall(), Instant::now());
+        let lanes = self.pipelines.iter_mut();
+        lanes.filter_map(|lane| lane.judge(at, now)).collect()
+    }
+
+    /// Hands over steps of rollouts without any batch.
+    fn tell(&self, rollouts: Vec<Change>) -> Result<(), WriterGone> {
+        if rollouts.is_empty() {
+            return Ok(());
+        }
+        self.hand_over(BatchOutcome {
+            rollouts,
+            ..BatchOutcome::default()
+        })
     }
 
     /// Takes one batch of one source to the writer.
@@ -282,9 +348,9 @@ impl Worker {
                     return replay.failed(failure.reason, failure.detail);
                 }
                 for &index in &stage.pipelines {
-                    if let Some(pipeline) = self.pipelines.get_mut(index) {
-                        let made = pipeline.run(&decoded.batch, arrival, Instant::now());
-                        outcome.pipelines.push(made);
+                    if let Some(lane) = self.pipelines.get_mut(index) {
+                        let made = &mut outcome.pipelines;
+                        lane.run(&decoded.batch, arrival, Instant::now(), made);
                     }
                 }
             }
@@ -348,12 +414,14 @@ impl Worker {
             }
         }
         for &index in &stage.pipelines {
-            if let Some(pipeline) = self.pipelines.get_mut(index) {
-                outcome.pipelines.push(pipeline.run(
-                    &decoded.batch,
-                    outcome.arrival,
-                    Instant::now(),
-                ));
+            if let Some(lane) = self.pipelines.get_mut(index) {
+                let now = Instant::now();
+                // Between two batches: by what the ones before have shown.
+                outcome
+                    .rollouts
+                    .extend(lane.judge(outcome.arrival.wall, now));
+                let made = &mut outcome.pipelines;
+                lane.run(&decoded.batch, outcome.arrival, now, made);
             }
         }
         outcome

@@ -59,7 +59,8 @@ pub struct WantedLimits {
 }
 
 /// The bounds of one slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SlotLimits {
     /// Linear memory, in bytes. A filter that asks for more traps.
     pub memory_bytes: usize,

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 use tidegate_domain::outcome::{Generation, PipelineOutcome, SlotGeneration, StateChange};
+use tidegate_domain::rollout::Chain;
 use tidegate_domain::series::SeriesFilter;
 use tidegate_domain::{Arrival, Batch};
 
@@ -44,10 +45,10 @@ pub struct PipelineError {
 
 /// A pipeline's chain, with the state of its filters. It belongs to one worker.
 pub struct Pipeline {
-    index: usize,
-    name: String,
+    pub(crate) index: usize,
+    pub(crate) name: String,
     select: SeriesFilter,
-    slots: Vec<Slot>,
+    pub(crate) slots: Vec<Slot>,
     generation: Arc<Generation>,
     stats: Arc<PipelineStats>,
     keeps_input: bool,
@@ -200,6 +201,15 @@ impl Pipeline {
     #[must_use]
     pub fn generation(&self) -> &Arc<Generation> {
         &self.generation
+    }
+
+    /// Everything that it runs, as it is recorded.
+    #[must_use]
+    pub fn chain(&self) -> Chain {
+        Chain {
+            id: self.generation.id.clone(),
+            slots: self.slots.iter().map(|slot| slot.spec().clone()).collect(),
+        }
     }
 
     /// Its numbers, for reading from any thread.

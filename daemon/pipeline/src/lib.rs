@@ -23,7 +23,9 @@ pub mod grants;
 mod guest;
 mod host;
 pub mod inspect;
+mod lane;
 pub mod manifest;
+mod migrate;
 mod native;
 pub mod rehearsal;
 mod schema;
@@ -49,6 +51,7 @@ pub use engine::{
 pub use grants::{Grant, NotGranted};
 pub use host::Secret;
 pub use inspect::{Digest, ImportName, Inspection, inspect};
+pub use lane::{Lane, Showing, Shown};
 pub use manifest::{LoadedModule, Manifest, Module, ModuleError, Origin, StateKind};
 pub use slot::{OnFailure, SlotConfig, SlotError};
 pub use stats::{FilterSnapshot, FilterStats, LastError, Metric, PipelineStats};

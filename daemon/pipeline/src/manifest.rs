@@ -40,6 +40,10 @@ pub struct Manifest {
     /// What the module keeps between batches.
     #[serde(default)]
     pub state: StateKind,
+    /// Number of the form that the state has. A version of the module that keeps it in another form raises it and exports
+    /// `migrate`.
+    #[serde(default = "first_schema", skip_serializing_if = "is_first_schema")]
+    pub state_schema: u32,
     /// The capabilities it wants; it gets those that the site's policy gives too.
     #[serde(default)]
     pub grants: BTreeSet<Grant>,
@@ -55,6 +59,15 @@ pub struct Manifest {
     /// File of golden vectors beside the manifest (see [`crate::test_vectors`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<String>,
+}
+
+fn first_schema() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_first_schema(schema: &u32) -> bool {
+    *schema == first_schema()
 }
 
 /// What a module keeps between batches.

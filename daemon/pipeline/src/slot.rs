@@ -1,5 +1,8 @@
 //! One filter in its place: module, settings, grants and limits, its state, and what happens when it fails.
 
+mod handover;
+mod spec;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use tidegate_domain::outcome::{
     AlarmChange, AlarmState, PipelineOutcome, QuarantinedReadings, Severity, SlotGeneration,
     StateChange, StateDelta, reason,
 };
+use tidegate_domain::rollout::SlotSpec;
 use tidegate_domain::{Arrival, Batch, limits};
 
 use crate::alarm_rate::AlarmRate;
@@ -25,9 +29,10 @@ use crate::guest::{Called, Failure, Function, Guest};
 use crate::host::{Call, Context, LogRate, MemoryBound, Secret, SeriesColumn, StagedAlarm};
 use crate::inspect;
 use crate::manifest::{LoadedModule, SlotLimits, StateKind};
+use crate::migrate::{MigrateParameters, MigrateResults};
 use crate::state::{GlobalView, SlotState};
 use crate::stats::{FilterStats, LastError, Metric, PipelineStats};
-use crate::worlds::{PROCESS, Role, World};
+use crate::worlds::{MIGRATE, PROCESS, Role, World};
 
 /// What happens to the rows on which the filter trapped, ran out of time or memory, or answered with something that means
 /// nothing, twice. Of a batch they are the rows at fault where those can be found in time, else all of them. (Rows that a filter rejects, and batches that it answers with a fault, always go
@@ -101,13 +106,18 @@ pub enum SlotError {
     },
 }
 
+pub(crate) use self::handover::Handover;
+
 /// One filter in its place.
 pub(crate) struct Slot {
+    spec: SlotSpec,
     filter: String,
     module: Arc<LoadedModule>,
     on_failure: OnFailure,
     guest: Guest,
     process: Function,
+    /// Where the module has one.
+    migrate: Option<Function>,
     context: Arc<Context>,
     state: SlotState,
     alarm_rate: AlarmRate,
@@ -142,6 +152,7 @@ impl Slot {
         stats: Arc<PipelineStats>,
         snapshot: Option<&StateChange>,
     ) -> Result<Self, SlotError> {
+        let spec = config.spec();
         let SlotConfig {
             filter,
             module,
@@ -175,6 +186,14 @@ impl Slot {
         let process = guest
             .function::<Parameters<'static>, Results>(PROCESS)
             .map_err(link)?;
+        let migrate = match module.inspection.exports.iter().any(|e| e == MIGRATE) {
+            true => Some(
+                guest
+                    .function::<MigrateParameters<'static>, MigrateResults>(MIGRATE)
+                    .map_err(link)?,
+            ),
+            false => None,
+        };
 
         let slot: Arc<str> = format!("{pipeline}/{filter}").into();
         let state = SlotState::restore(manifest.state, snapshot, &slot);
@@ -189,10 +208,12 @@ impl Slot {
             index,
         });
         Ok(Self {
+            spec,
             filter,
             on_failure,
             guest,
             process,
+            migrate,
             context,
             state,
             alarm_rate: AlarmRate::default(),
@@ -598,6 +619,11 @@ impl Slot {
             digest: self.module.inspection.digest.as_str().to_owned(),
             settings: inspect::hex(&Sha256::digest(text.as_bytes())),
         }
+    }
+
+    /// Everything that it runs.
+    pub(crate) fn spec(&self) -> &SlotSpec {
+        &self.spec
     }
 
     /// The filter's name in the pipeline.

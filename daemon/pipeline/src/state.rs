@@ -11,7 +11,7 @@ use crate::bounds::SlotLimits;
 use crate::manifest::StateKind;
 
 /// The state of one slot.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum SlotState {
     None,
     Series(SeriesState),
@@ -19,6 +19,27 @@ pub(crate) enum SlotState {
 }
 
 impl SlotState {
+    /// All of it, as the change that makes it out of nothing; series in the order of their names.
+    pub(crate) fn snapshot(&self) -> Option<StateChange> {
+        match self {
+            Self::None => None,
+            Self::Series(state) => {
+                let mut names: Vec<Arc<str>> = state.index.keys().cloned().collect();
+                names.sort_unstable();
+                Some(StateChange::Series {
+                    width: state.width,
+                    records: state.column(&names),
+                    names,
+                })
+            }
+            Self::Global(state) => {
+                let entries = state.entries.iter();
+                let entries = entries.map(|(key, value)| (key.clone(), Some(value.to_vec())));
+                Some(StateChange::Global(entries.collect()))
+            }
+        }
+    }
+
     /// The state that a snapshot holds. One of another kind or width belongs to another version of the module, which is
     /// nothing to this one: it starts afresh, and says so.
     pub(crate) fn restore(kind: StateKind, snapshot: Option<&StateChange>, slot: &str) -> Self {
@@ -59,7 +80,7 @@ impl SlotState {
 }
 
 /// One record of fixed width a series, all in one piece of memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SeriesState {
     width: usize,
     index: HashMap<Arc<str>, usize>,

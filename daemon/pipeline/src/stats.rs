@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use tidegate_domain::rollout::Side;
 
 use crate::breaker::BreakerState;
 use crate::guest::Failure;
@@ -135,6 +136,34 @@ pub struct FilterSnapshot {
     pub last_error: Option<LastError>,
     /// The module's own metrics.
     pub metrics: BTreeMap<String, Metric>,
+}
+
+impl PipelineStats {
+    /// What its filters failed on so far: counts, and the most memory of a call.
+    pub(crate) fn side(&self) -> Side {
+        let mut side = Side::default();
+        for filter in &self.filters {
+            let counters = &filter.counters;
+            side.traps += counters.traps.load(Relaxed);
+            side.timeouts += counters.timeouts.load(Relaxed);
+            side.invalid_outputs += counters.invalid_outputs.load(Relaxed);
+            side.faults += counters.faults.load(Relaxed);
+            side.memory_peak = side
+                .memory_peak
+                .max(counters.memory_peak_bytes.load(Relaxed));
+        }
+        side
+    }
+
+    /// Batches in which a filter failed or was left out, counted more than once where it was tried again.
+    pub(crate) fn failures(&self) -> u64 {
+        let side = self.side();
+        let filters = self.filters.iter();
+        let skipped: u64 = filters
+            .map(|f| f.counters.skipped_batches.load(Relaxed))
+            .sum();
+        side.traps + side.timeouts + side.invalid_outputs + side.faults + skipped
+    }
 }
 
 impl FilterStats {
@@ -271,7 +300,7 @@ impl Histogram {
     }
 
     /// The upper end of the bucket that holds the quantile; zero when nothing was recorded.
-    fn quantile(&self, quantile: f64) -> Duration {
+    pub(crate) fn quantile(&self, quantile: f64) -> Duration {
         let counts: Vec<u64> = self.buckets.iter().map(|b| b.load(Relaxed)).collect();
         let total: u64 = counts.iter().sum();
         #[expect(

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
@@ -21,6 +21,9 @@ pub trait Actions: Send + Sync + 'static {
     /// Replays or discards rows of quarantine. The order is durable when the answer comes, and is carried out from then
     /// on. The selection is checked.
     fn quarantine(&self, action: Action, selection: Selection) -> Answer<'_>;
+
+    /// Goes back on a module: drops a candidate with it, or puts the generation before the active one in its place.
+    fn roll_back(&self, module: String) -> Answer<'_>;
 
     /// Acknowledges alarms that are raised, on somebody's behalf.
     fn acknowledge(&self, request: alarm::Request) -> Answer<'_>;
@@ -41,6 +44,7 @@ pub enum Refused {
 }
 
 const ACKNOWLEDGE: &str = "/api/v1/alarms/acknowledge";
+const ROLLBACK: &str = "/api/v1/modules/{name}/rollback";
 
 /// What handlers of actions share.
 pub(crate) type Shared = Arc<dyn Actions>;
@@ -51,6 +55,7 @@ pub(crate) fn actions() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/api/v1/quarantine/replay", post(replay)),
         ("/api/v1/quarantine/drop", post(discard)),
         (ACKNOWLEDGE, post(acknowledge)),
+        (ROLLBACK, post(roll_back)),
     ]
 }
 
@@ -63,6 +68,11 @@ async fn acknowledge(
         Err(rejection) => Err(Refused::Request(rejection.body_text())),
     };
     answer(ACKNOWLEDGE, StatusCode::OK, answered)
+}
+
+async fn roll_back(State(actions): State<Shared>, Path(module): Path<String>) -> Response {
+    let answered = actions.roll_back(module).await;
+    answer(ROLLBACK, StatusCode::OK, answered)
 }
 
 async fn replay(

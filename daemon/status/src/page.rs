@@ -354,7 +354,7 @@ impl crate::view::ModuleStatus {
     fn level(&self) -> Level {
         match self.state {
             ModuleState::Idle => Level::Idle,
-            ModuleState::Active => Level::Good,
+            ModuleState::Active | ModuleState::Shadow | ModuleState::Canary => Level::Good,
             ModuleState::Refused => Level::Warn,
         }
     }

@@ -420,7 +420,9 @@ fn modules(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
         .modules
         .iter()
         .filter(|module| match module.state {
-            ModuleState::Idle | ModuleState::Active => false,
+            ModuleState::Idle | ModuleState::Active | ModuleState::Shadow | ModuleState::Canary => {
+                false
+            }
             ModuleState::Refused => true,
         })
         .map(|module| Finding {

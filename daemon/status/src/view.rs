@@ -217,6 +217,63 @@ pub struct PipelineStatus {
     pub filters: Vec<FilterStatus>,
     /// Windows that are open now, of all series.
     pub windows_open: u64,
+    /// Its generations.
+    pub rollout: RolloutStatus,
+}
+
+/// The generations of a pipeline's chain.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RolloutStatus {
+    /// `active`, or how a candidate is tried: `shadow`, `canary`.
+    pub state: String,
+    /// What is on trial.
+    pub candidate: Option<CandidateStatus>,
+    /// The generation that a rollback goes back to.
+    pub last_good: Option<String>,
+    /// What was decided last.
+    pub decision: Option<RolloutDecision>,
+}
+
+/// A candidate, with what it has shown so far.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CandidateStatus {
+    /// Its generation, as in [`PipelineStatus::generation`].
+    pub generation: String,
+    /// Names and versions of its modules.
+    pub modules: Vec<String>,
+    /// Readings that both generations judged.
+    pub samples: u64,
+    /// Readings that the verdict needs.
+    pub min_samples: u64,
+    /// Readings that came out otherwise.
+    pub differing: u64,
+    /// Its calls that trapped.
+    pub traps: u64,
+    /// Its calls that used up their CPU time.
+    pub timeouts: u64,
+    /// Its calls that answered with a fault, or with what means nothing.
+    pub faults: u64,
+    /// CPU time of 99 % of its batches at most, in seconds.
+    pub cpu_p99_seconds: f64,
+    /// The same of the active generation on the same batches.
+    pub active_cpu_p99_seconds: f64,
+    /// The most linear memory of a call, in bytes.
+    pub memory_peak_bytes: u64,
+    /// How long it has been on trial, in seconds.
+    pub elapsed_seconds: u64,
+}
+
+/// What became of a candidate, or of an active generation that was put back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RolloutDecision {
+    /// When, milliseconds since the epoch.
+    pub time: i64,
+    /// Which generation.
+    pub generation: String,
+    /// Why it was put back; `null` where it was promoted.
+    pub reason: Option<String>,
+    /// The same for people.
+    pub why: String,
 }
 
 /// One slot of a pipeline's chain.
@@ -499,6 +556,10 @@ pub enum ModuleState {
     Idle,
     /// At least one chain runs it.
     Active,
+    /// It is on trial, and nobody hears it.
+    Shadow,
+    /// It is on trial, and speaks for a part of the series.
+    Canary,
     /// It did not load; `recent_errors` says why.
     Refused,
 }
@@ -760,7 +821,9 @@ words! {
     UplinkState { Connecting => "connecting", Connected => "connected", BackingOff => "backing-off" }
     CertificateRole { Own => "own", Ca => "ca", Server => "server" }
     Circuit { Closed => "closed", Open => "open", HalfOpen => "half-open" }
-    ModuleState { Idle => "idle", Active => "active", Refused => "refused" }
+    ModuleState {
+        Idle => "idle", Active => "active", Shadow => "shadow", Canary => "canary", Refused => "refused"
+    }
     ModuleOrigin { Factory => "factory", Local => "local" }
     ErrorLevel { Error => "error", Warn => "warn" }
     AlarmSeverity { Info => "info", Warning => "warning", Critical => "critical" }

@@ -350,6 +350,15 @@ async fn every_answer_is_what_the_description_says() {
 struct Clerk;
 
 impl Actions for Clerk {
+    fn roll_back(&self, module: String) -> tidegate_status::Answer<'_> {
+        Box::pin(async move {
+            match module.as_str() {
+                "scale" => Ok(serde_json::json!({ "module": module, "pipelines": ["p"] })),
+                _ => Err(Refused::Missing("no pipeline runs it".to_owned())),
+            }
+        })
+    }
+
     fn quarantine(&self, action: Action, selection: Selection) -> tidegate_status::Answer<'_> {
         Box::pin(async move {
             match selection.ids[..] {

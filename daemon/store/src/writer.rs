@@ -174,7 +174,7 @@ impl Writer {
         match input {
             Input::Outcome(outcome) if self.renewed && outcome.replayed.is_some() => {}
             Input::Outcome(outcome) => {
-                if outcome.replayed.is_none() {
+                if outcome.has_arrived() {
                     self.in_flight.received(&outcome);
                 }
                 self.open.push_outcome(outcome, now);

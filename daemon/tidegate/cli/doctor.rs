@@ -250,9 +250,15 @@ impl Doctor {
             let Ok(found) = entry.metadata() else {
                 continue;
             };
-            let ours = ["tidegate.db", "cache", "device-secret", "control.sock"]
-                .iter()
-                .any(|known| name.starts_with(known));
+            let ours = [
+                "tidegate.db",
+                "cache",
+                "modules",
+                "device-secret",
+                "control.sock",
+            ]
+            .iter()
+            .any(|known| name.starts_with(known));
             if !ours {
                 strange.push(name);
                 continue;

@@ -14,9 +14,9 @@ use tidegate_pipeline::{
     Grant, LoadLimits, LoadedModule, Manifest, Module, Runtime, RuntimeConfig, SlotLimits,
 };
 
-use super::{DONE, FAILURE, Failure, rehearse, say, say_json};
+use super::{DONE, FAILURE, Failure, Site, rehearse, say, say_json};
 use crate::factory::FACTORY;
-use crate::modules;
+use crate::{control, modules};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -28,6 +28,19 @@ pub(super) enum Command {
     List(List),
     /// Make a folder for a new filter that builds and tests on its own
     New(new::Arguments),
+    /// Go back on a module in the running gateway: drop a candidate with it, or put the generation before in its place
+    Rollback(Rollback),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rollback {
+    #[command(flatten)]
+    site: Site,
+    /// The module's name
+    name: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -75,7 +88,29 @@ pub(super) fn run(command: &Command) -> Result<u8, Failure> {
         Command::Test(arguments) => test(arguments),
         Command::List(arguments) => list(arguments),
         Command::New(arguments) => new::run(arguments),
+        Command::Rollback(arguments) => rollback(arguments),
     }
+}
+
+fn rollback(arguments: &Rollback) -> Result<u8, Failure> {
+    let Rollback { site, name, json } = arguments;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if name.is_empty() || !name.bytes().all(plain) {
+        let why =
+            anyhow::anyhow!("`{name}` is no module's name; `tidegate status` shows those that run");
+        return Err(why.into());
+    }
+    let config = site.load()?;
+    let path = format!("/api/v1/modules/{name}/rollback");
+    let answer = control::post(&config.gateway.state_dir, &path, &serde_json::json!({}))?;
+    if *json {
+        say_json(&answer)?;
+    } else {
+        let pipelines = answer["pipelines"].as_array().into_iter().flatten();
+        let pipelines: Vec<&str> = pipelines.filter_map(serde_json::Value::as_str).collect();
+        say(format_args!("rolled back in: {}", pipelines.join(", ")))?;
+    }
+    Ok(DONE)
 }
 
 fn inspect(arguments: &Inspect) -> Result<u8, Failure> {

@@ -9,6 +9,7 @@ mod mqtt;
 mod pipeline;
 mod raw;
 mod report;
+mod rollout;
 mod section;
 mod source;
 mod tls;
@@ -25,7 +26,7 @@ use std::path::Path;
 pub(crate) use bounds::Limits;
 pub(crate) use model::{
     Broker, ClockTrust, Config, Decode, EventTime, Filter, Full, Identity, IdentityBy, Modules,
-    MqttVersion, OnFailure, Pipeline, Route, Send, Source, SourceKind, TimeUnit, Uplink,
+    MqttVersion, OnFailure, Pipeline, Route, Secret, Send, Source, SourceKind, TimeUnit, Uplink,
 };
 pub(crate) use report::Problems;
 pub(crate) use source::CORRELATION_DATA;

@@ -16,6 +16,7 @@ use tidegate_uplink::payload::Encoding;
 
 use super::bounds::Limits;
 use super::report::Place;
+use crate::rollouts;
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) modules: Modules,
     /// What this site lets any module have.
     pub(crate) policy: Policy,
+    /// How new generations of chains come in.
+    pub(crate) rollout: rollouts::Settings,
     /// Every effective value and where it comes from, in the order of the sections.
     pub(crate) origins: Vec<Setting>,
     pub(super) places: BTreeMap<String, Place>,

@@ -361,6 +361,42 @@ impl<'a> Section<'a> {
         Some(self.integer(cx, key, range, 0))
     }
 
+    /// A number between bounds, with or without a point.
+    pub(super) fn number(
+        &mut self,
+        cx: &mut Checker,
+        key: &'static str,
+        range: RangeInclusive<f64>,
+        default: f64,
+    ) -> f64 {
+        let path = self.path(key);
+        let Some(node) = self.node(key) else {
+            self.default(cx, key, &default.to_string());
+            return default;
+        };
+        let number = match node.value {
+            Value::Float(number) => Some(number),
+            Value::Integer(number) => i32::try_from(number).ok().map(f64::from),
+            Value::Text(_)
+            | Value::Boolean(_)
+            | Value::Time(_)
+            | Value::Array(_)
+            | Value::Table(_) => None,
+        };
+        let Some(number) = number else {
+            wrong_type(cx, &path, node, "a number");
+            return default;
+        };
+        cx.list(path.clone(), &number.to_string(), Some(node.place));
+        if range.contains(&number) {
+            return number;
+        }
+        let message = format!("{number} is out of range for `{path}`");
+        let help = format!("write a number from {} to {}", range.start(), range.end());
+        cx.error(Some(node.place), message, help);
+        default
+    }
+
     /// A part of a whole, in thousandths.
     pub(super) fn share(&mut self, cx: &mut Checker, key: &'static str, default: u16) -> At<u16> {
         let path = self.path(key);

@@ -1161,6 +1161,7 @@ fn the_shipped_configuration_has_no_problem() {
     assert_eq!(config.alarms, bare.alarms);
     assert_eq!(config.modules, bare.modules);
     assert_eq!(config.policy, bare.policy);
+    assert_eq!(config.rollout, bare.rollout);
     assert_eq!(config.uplinks[0].topic, bare.uplinks[0].topic);
     assert_eq!(config.uplinks[0].in_flight, bare.uplinks[0].in_flight);
     assert_eq!(config.uplinks[0].linger, bare.uplinks[0].linger);
@@ -1231,7 +1232,7 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
         &[],
         &[
             "gateway", "store", "status", "alarms", "source", "series", "pipeline", "uplink",
-            "deploy", "modules", "policy",
+            "deploy", "modules", "policy", "rollout",
         ],
     );
     has(&["gateway"], &["id", "state-dir", "clock"]);
@@ -1302,6 +1303,22 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
             "log-lines-per-second",
             "metric-names",
             "alarms-per-minute",
+        ],
+    );
+    has(
+        &["rollout"],
+        &[
+            "mode",
+            "settings-mode",
+            "share",
+            "min-samples",
+            "time-limit",
+            "differences",
+            "float-tolerance",
+            "integer-tolerance",
+            "latency-factor",
+            "memory-factor",
+            "more-grants",
         ],
     );
 }

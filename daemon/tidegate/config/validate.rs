@@ -16,6 +16,7 @@ use super::mqtt::{Identity, check_identities, filter_matches};
 use super::pipeline::{Names, check_glob, pipeline};
 use super::raw::{Entry, Node, Raw, Table, Value};
 use super::report::{Place, Problems};
+use super::rollout::rollout;
 use super::section::{At, Checker, Section, suggest};
 use super::source::{STALE_ALARMS, source};
 use super::units;
@@ -177,6 +178,7 @@ fn root(cx: &mut Checker, table: &Table, host: &Host) -> Config {
     let deploy = deploy(cx, &mut root);
     let modules = modules(cx, &mut root);
     let policy = policy(cx, &mut root);
+    let rollout = rollout(cx, &mut root);
     root.finish(cx);
 
     let config = Config {
@@ -191,6 +193,7 @@ fn root(cx: &mut Checker, table: &Table, host: &Host) -> Config {
         deploy,
         modules,
         policy,
+        rollout,
         origins: Vec::new(),
         places: places(table),
     };

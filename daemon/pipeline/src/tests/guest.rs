@@ -48,6 +48,10 @@ pub(super) const SECOND: &str = include_str!("../../../../modules/wit/0.2.0/modu
 
 /// The same for a version of the contract.
 pub(super) fn guest_of(contract: &str, imports: &str, items: &str, body: &str) -> Vec<u8> {
+    guest_in(contract, "filter", imports, items, body)
+}
+
+fn guest_in(contract: &str, world: &str, imports: &str, items: &str, body: &str) -> Vec<u8> {
     let mut parameters = String::new();
     for column in COLUMNS {
         write!(parameters, "(param ${column} i32) ").unwrap();
@@ -69,7 +73,7 @@ pub(super) fn guest_of(contract: &str, imports: &str, items: &str, body: &str) -
                 {body}
                 (i32.const {ANSWER})))"#
     );
-    component(contract, "filter", &text)
+    component(contract, world, &text)
 }
 
 /// A core module, as text, made a component of a world.
@@ -85,6 +89,47 @@ pub(super) fn component(contract: &str, world: &str, text: &str) -> Vec<u8> {
         .unwrap()
         .encode()
         .unwrap()
+}
+
+/// A filter whose `migrate` does this with the old state's columns and answers with them, as records of `width` bytes.
+pub(super) fn migrating(imports: &str, migrate: &str, width: u32, body: &str) -> Vec<u8> {
+    let parameters: String = [
+        "version",
+        "version_n",
+        "names",
+        "names_n",
+        "width",
+        "records",
+        "records_n",
+        "entries",
+        "entries_n",
+    ]
+    .iter()
+    .map(|name| format!("(param ${name} i32) "))
+    .collect();
+    let width = format!("(i32.const {width})");
+    let answer = store(&[
+        (ANSWER, "(i32.const 0)"),
+        (ANSWER + 4, "(local.get $version)"),
+        (ANSWER + 8, "(local.get $version_n)"),
+        (ANSWER + 12, "(local.get $names)"),
+        (ANSWER + 16, "(local.get $names_n)"),
+        (ANSWER + 20, &width),
+        (ANSWER + 24, "(local.get $records)"),
+        (ANSWER + 28, "(local.get $records_n)"),
+        (ANSWER + 32, "(local.get $entries)"),
+        (ANSWER + 36, "(local.get $entries_n)"),
+    ]);
+    let item = format!(
+        r#"(func (export "migrate") {parameters} (result i32) {migrate} {answer} (i32.const {ANSWER}))"#
+    );
+    let imports = imports.replace("@0.1.0", "@0.2.0");
+    guest_in(SECOND, "migrating-filter", &imports, &item, body)
+}
+
+/// `keep = none`
+pub(super) fn keep_none() -> String {
+    store(&[(KEEP, "(i32.const 1)")])
 }
 
 /// All rows go on.

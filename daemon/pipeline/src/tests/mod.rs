@@ -2,6 +2,7 @@
 
 mod guest;
 mod hostile;
+mod lane;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,8 +17,8 @@ use tidegate_domain::series::SeriesFilter;
 use tidegate_domain::{Arrival, Batch, Quality, Value, limits};
 
 use self::guest::{
-    SECOND, derive_input, every_second, fault, guest, guest_of, guest_with, keep_changed,
-    keep_rows, keep_rows_changed, pass, reject, store,
+    ANSWER, SECOND, derive_input, every_second, fault, guest, guest_of, guest_with, keep_changed,
+    keep_none, keep_rows, keep_rows_changed, pass, reject, store,
 };
 use crate::manifest::WantedLimits;
 use crate::test_vectors::run_vectors;
