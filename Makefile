@@ -1,6 +1,6 @@
 # The front door. `make demo` and `make test` are all that a newcomer needs; both install what they use.
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults soak lint bench bench-languages modules modules-languages portability release clean tools rust
+.PHONY: help demo test faults fuzz soak lint bench bench-languages modules modules-languages portability release clean tools rust
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -14,6 +14,9 @@ test: lint modules tools ## everything that continuous integration runs
 
 faults: modules tools ## kills, power cuts, bad disks, lines and clocks, each many times over: under an hour; SEED=… CASES=kill:17
 	cargo test --locked --features test-faults --test faults-all
+
+fuzz: modules ## payloads, manifests, host calls, answers and 30,000 components, mutated a hundred times as often as in `make test`
+	TIDEGATE_FUZZ=100 cargo test --locked --workspace --features test-faults --lib --examples -- fuzz::
 
 soak: ## a three-week outage, compressed: 20 million readings and 500 alarms into 64 MiB; minutes
 	cargo bench --locked -p tidegate-store --bench outage

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds every module as a WebAssembly component and puts it, with its manifest and its vectors, into
-# modules/target/components (test guests: modules/target/test-components). The same sources and compiler give the same
+# modules/target/components (test guests: modules/target/test-components), and what the publisher keeps to find lines by into
+# modules/target/debug-components. The same sources and compiler give the same
 # bytes wherever they lie; a second run touches nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -12,8 +12,8 @@
 mod support;
 
 use support::{
-    Broker, Daemon, Site, components, configuration, hostile_components, run, run_refused,
-    tidegate, verify,
+    Broker, Daemon, Site, components, configuration, hostile_components, numbered, run,
+    run_refused, tidegate, verify,
 };
 
 #[test]
@@ -196,6 +196,89 @@ fn a_module_that_wants_too_much_is_refused_by_name() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("tidegate:module/secrets@0.2.0"), "{text}");
+}
+
+#[test]
+fn a_trap_is_found_by_file_and_line_with_the_publishers_debug_file() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let config = configuration(
+        &site,
+        &broker,
+        &format!(
+            "[modules]\nallow-unsigned = true\ndir = \"{}\"\n[pipeline.p]\nfrom = [\"plant\"]\n\
+             filters = [{{ module = \"trap\", settings = {{ always = true }} }}]\n",
+            hostile_components().display()
+        ),
+    );
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/line1", [numbered(0)]);
+    daemon.wait_received("plant", 1);
+    let status = daemon.json("/api/v1/status");
+    let told = status["pipelines"][0]["filters"][0]["last_error"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(daemon.stop(), 0);
+    assert!(
+        told.contains("(trap 0.1.0, in function ") && !told.contains("abort"),
+        "the component in use has no names: {told}"
+    );
+    let places: Vec<&str> = told
+        .split(" at ")
+        .skip(1)
+        .map(|rest| rest.split([',', ')']).next().unwrap())
+        .collect();
+    assert!(!places.is_empty(), "{told}");
+
+    let source = include_str!("../modules/test-guests/trap/src/lib.rs");
+    let line_of = |words: &str| {
+        source
+            .lines()
+            .position(|line| line.contains(words))
+            .unwrap()
+            + 1
+    };
+    // Optimised code has the abort at the line of its condition, or at its own.
+    let wanted: Vec<String> = (line_of("if always")..=line_of("abort()"))
+        .map(|line| format!("  trap  modules/test-guests/trap/src/lib.rs:{line}\n"))
+        .collect();
+    let debug = hostile_components().with_file_name("debug-components");
+    let debug = debug.join("trap.debug.wasm");
+    let symbolize = |file: &std::path::Path, places: &[&str]| {
+        let arguments = ["module", "symbolize", file.to_str().unwrap()];
+        let output = run(&[&arguments, places].concat());
+        let text =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), text.into_owned())
+    };
+    let (code, text) = symbolize(&debug, &places);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        wanted.iter().any(|want| text.contains(want)),
+        "{told}\n{text}"
+    );
+    let shipped = hostile_components().join("trap.wasm");
+    let digest = std::process::Command::new("sha256sum")
+        .arg(&shipped)
+        .output()
+        .unwrap();
+    let digest = String::from_utf8_lossy(&digest.stdout)[..64].to_owned();
+    assert!(
+        text.starts_with(&format!("for sha256:{digest}\n")),
+        "{text}"
+    );
+
+    let (code, text) = symbolize(&shipped, &places);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("has no debug information"), "{text}");
+    let (code, text) = symbolize(&debug, &["0xfffffff"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("of another build"), "{text}");
+    let (code, text) = symbolize(&debug, &["9:0x10"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("no core module 9"), "{text}");
+    assert_eq!(symbolize(&debug, &["17"]).0, Some(2));
 }
 
 #[test]

@@ -16,6 +16,9 @@ use crate::engine::{self, LoadError, Profile, RuntimeError};
 /// What the child wrote to standard error, from its end.
 const STDERR_BYTES: u64 = 4096;
 
+/// Standard input, output and error; no other can be opened.
+const OPEN_FILES: u64 = 3;
+
 /// Bounds of one compilation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompileLimits {
@@ -103,7 +106,12 @@ pub fn compile_child(
             limits::MODULE_FILE_MOST_BYTES
         )));
     }
-    let native = engine::compiling(request.profile)?
+    let engine = engine::compiling(request.profile)?;
+    // From here on there is a stranger's component at work, and nothing that it would need to open: no file, no connection.
+    lower(Resource::Nofile, OPEN_FILES).map_err(CompileError::Limits)?;
+    #[cfg(feature = "test-faults")]
+    faults::misbehave(&component);
+    let native = engine
         .precompile_component(&component)
         .map_err(|error| CompileError::Compile(format!("{error:#}")))?;
     output
@@ -236,6 +244,55 @@ impl Compiler {
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+}
+
+/// What the tests of these bounds need: a compiler that does, within them, what a component tells it to.
+#[cfg(feature = "test-faults")]
+mod faults {
+    use std::fs::File;
+    use std::net::{TcpListener, UdpSocket};
+    use std::time::Duration;
+
+    use wasmparser::{Parser, Payload};
+
+    /// The custom section whose contents are the order.
+    const SECTION: &str = "tidegate:test-fault";
+
+    #[expect(clippy::panic, reason = "panics are among what is tried")]
+    pub(super) fn misbehave(component: &[u8]) {
+        for payload in Parser::new(0).parse_all(component).flatten() {
+            let Payload::CustomSection(section) = payload else {
+                continue;
+            };
+            if section.name() != SECTION {
+                continue;
+            }
+            match section.data() {
+                b"panic" => panic!("as the test ordered"),
+                b"hang" => loop {
+                    std::thread::sleep(Duration::from_secs(1));
+                },
+                b"memory" => {
+                    let mut taken = Vec::new();
+                    loop {
+                        taken.push(vec![1_u8; 1 << 20]);
+                    }
+                }
+                b"file" => panic!("{:?}", File::open("/proc/self/status").err()),
+                b"network" => panic!(
+                    "{:?} {:?}",
+                    TcpListener::bind("127.0.0.1:0").err(),
+                    UdpSocket::bind("127.0.0.1:0").err()
+                ),
+                b"environment" => panic!(
+                    "{} variables, in {:?}",
+                    std::env::vars_os().count(),
+                    std::env::current_dir()
+                ),
+                _ => {}
+            }
         }
     }
 }

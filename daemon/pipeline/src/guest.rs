@@ -20,11 +20,10 @@ use crate::grants::Linked;
 use crate::host::{self, Call, MemoryExceeded, TableExceeded, Violation};
 use crate::manifest::{LoadedModule, SlotLimits};
 use crate::ticker::Ticker;
+use crate::trace::CodeSections;
 
 /// Bytes of a failure's description.
 const DETAIL_BYTES: usize = 1024;
-/// Functions of a backtrace that are named in it.
-const FRAMES: usize = 4;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +80,9 @@ pub(crate) struct Guest {
     limits: SlotLimits,
     /// Under [`Profile::Metered`]: instructions so far, as nanoseconds.
     metered: Option<AtomicU64>,
+    /// Its name and version.
+    module: String,
+    code: CodeSections,
 }
 
 /// A function that a guest exports.
@@ -120,6 +122,8 @@ impl Guest {
             pre,
             metered: (runtime.profile() == Profile::Metered).then(AtomicU64::default),
             places,
+            module: format!("{} {}", module.manifest.name, module.manifest.version),
+            code: module.inspection.code.clone(),
             limits: SlotLimits {
                 memory_bytes: limits
                     .memory_bytes
@@ -225,7 +229,7 @@ impl Guest {
                 })
             }
         };
-        let result = result.map_err(|error| classify(&error));
+        let result = result.map_err(|error| self.classify(&error));
         let used = self.time().saturating_sub(began);
         let call = store.into_data();
         drop(place);
@@ -246,45 +250,37 @@ impl Guest {
         let function = instance.get_typed_func::<P, R>(&mut *store, function.0)?;
         function.call(store, parameters)
     }
-}
 
-/// What ended a guest.
-fn classify(error: &wasmtime::Error) -> Failure {
-    if let Some(violation) = error.downcast_ref::<Violation>() {
-        return Failure::InvalidOutput(violation.to_string());
+    /// What ended a guest.
+    fn classify(&self, error: &wasmtime::Error) -> Failure {
+        if let Some(violation) = error.downcast_ref::<Violation>() {
+            return Failure::InvalidOutput(violation.to_string());
+        }
+        if let Some(exceeded) = error.downcast_ref::<DeadlineExceeded>() {
+            return Failure::Timeout(self.located(&exceeded.to_string(), error));
+        }
+        if let Some(exceeded) = error.downcast_ref::<MemoryExceeded>() {
+            return Failure::Trap(self.located(&exceeded.to_string(), error));
+        }
+        if let Some(exceeded) = error.downcast_ref::<TableExceeded>() {
+            return Failure::Trap(self.located(&exceeded.to_string(), error));
+        }
+        if let Some(trap) = error.downcast_ref::<Trap>() {
+            return Failure::Trap(self.located(&trap.to_string(), error));
+        }
+        // What remains: pointers outside of memory, texts that are no UTF-8, numbers outside of their enum, too many bytes.
+        Failure::InvalidOutput(self.located(&error.root_cause().to_string(), error))
     }
-    if let Some(exceeded) = error.downcast_ref::<DeadlineExceeded>() {
-        return Failure::Timeout(located(exceeded.to_string(), error));
-    }
-    if let Some(exceeded) = error.downcast_ref::<MemoryExceeded>() {
-        return Failure::Trap(located(exceeded.to_string(), error));
-    }
-    if let Some(exceeded) = error.downcast_ref::<TableExceeded>() {
-        return Failure::Trap(located(exceeded.to_string(), error));
-    }
-    if let Some(trap) = error.downcast_ref::<Trap>() {
-        return Failure::Trap(located(trap.to_string(), error));
-    }
-    // What remains: pointers outside of memory, texts that are no UTF-8, numbers outside of their enum, too many bytes.
-    Failure::InvalidOutput(located(error.root_cause().to_string(), error))
-}
 
-/// The innermost functions, where the component has names for them.
-fn located(what: String, error: &wasmtime::Error) -> String {
-    let functions: Vec<&str> = error
-        .downcast_ref::<WasmBacktrace>()
-        .map(|backtrace| {
-            let frames = backtrace.frames().iter();
-            frames
-                .filter_map(wasmtime::FrameInfo::func_name)
-                .take(FRAMES)
-                .collect()
-        })
-        .unwrap_or_default();
-    let what = if functions.is_empty() {
-        what
-    } else {
-        format!("{what} (in {})", functions.join(", called by "))
-    };
-    cut(what, DETAIL_BYTES)
+    /// Names the module, its version and where in it: what `tidegate module symbolize` needs.
+    fn located(&self, what: &str, error: &wasmtime::Error) -> String {
+        let module = &self.module;
+        let text = match error.downcast_ref::<WasmBacktrace>() {
+            Some(backtrace) if !backtrace.frames().is_empty() => {
+                format!("{what} ({module}, in {})", self.code.describe(backtrace))
+            }
+            Some(_) | None => format!("{what} ({module})"),
+        };
+        cut(text, DETAIL_BYTES)
+    }
 }

@@ -10,6 +10,7 @@ use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, TypeBounds, Validator,
 };
 
+use crate::trace::CodeSections;
 use crate::worlds::{self, Version, World};
 
 /// SHA-256 of a component, written `sha256:` and 64 hex digits.
@@ -93,6 +94,9 @@ pub struct Inspection {
     pub exports: Vec<String>,
     /// The world it implements, where that is one of ours.
     pub world: Option<World>,
+    /// Where its code lies.
+    #[serde(skip)]
+    pub(crate) code: CodeSections,
 }
 
 /// Why bytes are no component.
@@ -150,8 +154,11 @@ pub(crate) fn outline(component: &[u8]) -> Result<Inspection, InspectError> {
     let mut functions = BTreeSet::new();
     // Components and modules nest; only the outermost one's imports are asked of us.
     let mut depth = 0_u32;
+    let mut code = CodeSections::default();
     for payload in Parser::new(0).parse_all(component) {
-        match payload.map_err(|error| invalid(&error))? {
+        let payload = payload.map_err(|error| invalid(&error))?;
+        code.note(&payload);
+        match payload {
             Payload::Version {
                 encoding: Encoding::Module,
                 ..
@@ -191,6 +198,7 @@ pub(crate) fn outline(component: &[u8]) -> Result<Inspection, InspectError> {
         size: component.len(),
         imports,
         exports,
+        code,
         world: version
             .and_then(|version| World::of(version, |function| functions.contains(function))),
     })

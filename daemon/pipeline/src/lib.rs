@@ -32,8 +32,10 @@ mod schema;
 mod slot;
 mod state;
 mod stats;
+pub mod symbolize;
 pub mod test_vectors;
 mod ticker;
+mod trace;
 mod worlds;
 
 #[cfg(test)]
@@ -55,4 +57,5 @@ pub use lane::{Lane, Showing, Shown};
 pub use manifest::{LoadedModule, Manifest, Module, ModuleError, Origin, StateKind};
 pub use slot::{OnFailure, SlotConfig, SlotError};
 pub use stats::{FilterSnapshot, FilterStats, LastError, Metric, PipelineStats};
+pub use trace::{BadPlace, CodePlace};
 pub use worlds::{Role, UnknownWorld, World};

@@ -9,9 +9,11 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tidegate_pipeline::grants::{self, Refusal};
+use tidegate_pipeline::symbolize::{DebugFile, Frame, SymbolizeError};
 use tidegate_pipeline::test_vectors::{VectorResult, run_vectors_within};
 use tidegate_pipeline::{
-    Grant, LoadLimits, LoadedModule, Manifest, Module, Runtime, RuntimeConfig, SlotLimits,
+    CodePlace, Grant, LoadLimits, LoadedModule, Manifest, Module, Runtime, RuntimeConfig,
+    SlotLimits,
 };
 
 use super::{DONE, FAILURE, Failure, Site, rehearse, say, say_json};
@@ -24,6 +26,8 @@ pub(super) enum Command {
     Inspect(Inspect),
     /// Load a component as the daemon would, under the default grants, and run its golden vectors; or replay what was kept
     Test(Test),
+    /// Print function, file and line of places in a module's code, as the message of a trap names them
+    Symbolize(Symbolize),
     /// Print the factory modules
     List(List),
     /// Make a folder for a new filter that builds and tests on its own
@@ -73,6 +77,18 @@ pub(super) struct Test {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Symbolize {
+    /// The debug file that the module's publisher kept: NAME.debug.wasm, of the very build that trapped
+    file: PathBuf,
+    /// Places in the code, such as 0x1a2b, or 1:0x1a2b in a further core module
+    #[arg(required = true, value_name = "OFFSET")]
+    places: Vec<CodePlace>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct List {
     /// Print JSON
     #[arg(long)]
@@ -86,6 +102,7 @@ pub(super) fn run(command: &Command) -> Result<u8, Failure> {
     match command {
         Command::Inspect(arguments) => inspect(arguments),
         Command::Test(arguments) => test(arguments),
+        Command::Symbolize(arguments) => symbolize(arguments),
         Command::List(arguments) => list(arguments),
         Command::New(arguments) => new::run(arguments),
         Command::Rollback(arguments) => rollback(arguments),
@@ -256,6 +273,55 @@ fn vectors(arguments: &Test, module: &Module) -> Result<Option<Vec<u8>>, Failure
         (None, None) => return Ok(None),
     };
     Ok(Some(modules::read_bounded(&path)?))
+}
+
+/// What is printed of one place with `--json`.
+#[derive(Serialize)]
+struct Symbolized {
+    place: String,
+    frames: Vec<Frame>,
+}
+
+/// Exit code 1 when the file tells nothing about one of the places.
+fn symbolize(arguments: &Symbolize) -> Result<u8, Failure> {
+    let file = &arguments.file;
+    let bytes = modules::read_bounded(file)?;
+    let debug = DebugFile::parse(&bytes).with_context(|| format!("{}", file.display()))?;
+    let found = arguments
+        .places
+        .iter()
+        .map(|&place| {
+            Ok(Symbolized {
+                place: place.to_string(),
+                frames: debug.frames(place)?,
+            })
+        })
+        .collect::<Result<Vec<Symbolized>, SymbolizeError>>()
+        .with_context(|| format!("{}", file.display()))?;
+    let all = found.iter().all(|place| !place.frames.is_empty());
+    if arguments.json {
+        say_json(&found)?;
+    } else {
+        if let Some(digest) = debug.stripped() {
+            say(format_args!("for {digest}"))?;
+        }
+        for Symbolized { place, frames } in &found {
+            if frames.is_empty() {
+                say(format_args!(
+                    "{place}  nothing known: is the file of another build?"
+                ))?;
+            }
+            for frame in frames {
+                say(format_args!(
+                    "{place}  {}  {}:{}",
+                    frame.function.as_deref().unwrap_or("?"),
+                    frame.file.as_deref().unwrap_or("?"),
+                    frame.line.unwrap_or(0),
+                ))?;
+            }
+        }
+    }
+    Ok(if all { DONE } else { FAILURE })
 }
 
 fn list(arguments: &List) -> Result<u8, Failure> {

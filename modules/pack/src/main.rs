@@ -1,10 +1,13 @@
 //! Checks a built component against its manifest and puts both where the gateway's build finds them:
 //! `pack COMPONENT MODULE-FOLDER TARGET-FOLDER`.
 //!
-//! Written are `<name>.wasm`, `<name>.json` with the component's digest filled in and, where the manifest names vectors,
-//! `<name>.vectors.json`. A file that would not change is not touched, so that nothing is built again for it. Refused are
+//! Written are `<name>.wasm` without names and debug information, `<name>.json` with the component's digest filled in and, where the manifest names vectors,
+//! `<name>.vectors.json`; and beside the target folder, in `debug-components`, `<name>.debug.wasm` with all of it, for
+//! `tidegate module symbolize`. A file that would not change is not touched, so that nothing is built again for it. Refused are
 //! components that import what the manifest does not ask for, manifests that ask for what the component does not import,
 //! and code on which the gateway's compiler is known to fail.
+
+mod strip;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -19,6 +22,8 @@ use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, FunctionBody, Operator, Parser, Payload, Validator,
     WasmFeatures,
 };
+
+use self::strip::{mark, strip};
 
 const PACKAGE: &str = "tidegate:module/";
 
@@ -85,7 +90,9 @@ enum State {
 }
 
 fn pack(component: &Path, module: &Path, target: &Path) -> Result<String, String> {
-    let bytes = read(component)?;
+    let built = read(component)?;
+    let in_component = |detail: String| format!("{}: {detail}", component.display());
+    let bytes = strip(&built).map_err(in_component)?;
     let path = module.join("manifest.json");
     let in_manifest = |detail: String| format!("{}: {detail}", path.display());
     let mut manifest: Manifest =
@@ -110,8 +117,7 @@ fn pack(component: &Path, module: &Path, target: &Path) -> Result<String, String
     };
     let version = world.find('@').map_or("", |at| &world[at..]);
 
-    let imports = inspect(&bytes, version, exports)
-        .map_err(|detail| format!("{}: {detail}", component.display()))?;
+    let imports = inspect(&bytes, version, exports).map_err(in_component)?;
     compare(&manifest, &imports).map_err(in_manifest)?;
 
     let name = manifest.name.clone();
@@ -132,6 +138,11 @@ fn pack(component: &Path, module: &Path, target: &Path) -> Result<String, String
         serde_json::to_string_pretty(&manifest).map_err(|e| in_manifest(e.to_string()))?;
     json.push('\n');
     write(&target.join(format!("{name}.wasm")), &bytes)?;
+    let debug = target.with_file_name("debug-components");
+    fs::create_dir_all(&debug).map_err(|e| format!("{}: {e}", debug.display()))?;
+    let mut with_names = built;
+    mark(&mut with_names, "tidegate:stripped", &manifest.digest);
+    write(&debug.join(format!("{name}.debug.wasm")), &with_names)?;
     write(&target.join(format!("{name}.json")), json.as_bytes())?;
 
     let imports: Vec<&str> = imports.iter().map(String::as_str).collect();

@@ -1,5 +1,8 @@
 //! Ordinary and hostile components through the real engine, cache and compiler child.
 
+#[cfg(feature = "test-faults")]
+mod compiler;
+mod fuzz;
 mod guest;
 mod hostile;
 mod lane;
