@@ -40,6 +40,11 @@ const ALARMS_AHEAD: usize = 16;
 /// what is new does not wait behind minutes of what was sent before (`pace.rs`), and [`Delivery::limited`] caps them by the
 /// second. Alarms pass the messages that wait for room, and neither bytes in flight nor the cap hold them up.
 ///
+/// **Ahead.** On a fast line half a window more is ready, so that each acknowledgement is answered with the next message at
+/// once. A broker that leaves Nagle's algorithm on, as mosquitto does unless told otherwise, holds acknowledgements back
+/// until something comes from us: with nothing at hand, 64 messages took 85 ms (measured) instead of 3. On a slow or capped
+/// line what is ready would only be in the way of what is new.
+///
 /// Times are on any one monotonic clock.
 #[derive(Debug)]
 pub struct Delivery {
@@ -167,23 +172,48 @@ impl Delivery {
     #[must_use]
     pub fn room(&self, urgent: bool) -> Option<Window> {
         let connection = self.connection.as_ref()?;
+        let ahead = self.ahead(connection);
         // What is ready already waits for room, or for a suspect ahead of it.
-        if connection.closing || !connection.ready.is_empty() || self.suspect_in_flight(connection)
+        if connection.closing
+            || connection.ready.len() > ahead.messages / 2
+            || self.suspect_in_flight(connection)
         {
             return None;
         }
+        let ready: usize = connection
+            .ready
+            .iter()
+            .map(|message| message.body.len())
+            .sum();
         let bytes = connection.pace.bytes();
+        let taken = connection.messages + connection.ready.len();
         let mut room = Window {
-            messages: connection.most.saturating_sub(connection.messages),
-            bytes: bytes.saturating_sub(connection.bytes),
+            messages: (connection.most + ahead.messages).saturating_sub(taken),
+            bytes: (bytes + ahead.bytes).saturating_sub(connection.bytes + ready),
         };
-        let half = room.messages * 2 >= connection.most && room.bytes * 2 >= bytes;
+        // With some ready, half of that is worth a look.
+        let part = if ahead.messages > 0 { 4 } else { 2 };
+        let half = room.messages * part >= connection.most && room.bytes * part >= bytes;
         if let Some(limit) = &self.limit {
             // What waits here for the cap would hold up what is sealed meanwhile.
             let burst = usize::try_from(limit.bucket.burst()).unwrap_or(usize::MAX);
             room.bytes = room.bytes.min(burst);
         }
         (room.messages > 0 && room.bytes > 0 && (urgent || half)).then_some(room)
+    }
+
+    /// What may be ready beyond the window.
+    fn ahead(&self, connection: &Connection) -> Window {
+        if self.limit.is_some() || connection.pace.is_slow() {
+            return Window {
+                messages: 0,
+                bytes: 0,
+            };
+        }
+        Window {
+            messages: connection.most / 2,
+            bytes: connection.pace.bytes() / 2,
+        }
     }
 
     /// How many alarms may be fetched and offered where there is no [`Self::room`] for others.
@@ -223,6 +253,9 @@ impl Delivery {
         if self.knows(message.seq) {
             return false;
         }
+        let most = self.connection.as_ref().map_or(0, |connection| {
+            connection.most + self.ahead(connection).messages
+        });
         let Some(connection) = &mut self.connection else {
             return false;
         };
@@ -230,7 +263,7 @@ impl Delivery {
         let room = if message.priority == Priority::Alarm {
             ahead < ALARMS_AHEAD.max(connection.most.saturating_sub(connection.messages))
         } else {
-            connection.messages + connection.ready.len() < connection.most
+            connection.messages + connection.ready.len() < most
         };
         if connection.closing || !room {
             return false;

@@ -41,6 +41,11 @@ impl Pace {
         self.bytes
     }
 
+    /// The line was full with fewer bytes than are configured, and has not taken all of them since.
+    pub(super) fn is_slow(&self) -> bool {
+        self.halved.is_some() && self.bytes < self.most
+    }
+
     /// A message of `bytes` that was sent at `sent` is acknowledged.
     pub(super) fn acknowledged(&mut self, now: Duration, sent: Duration, bytes: usize) {
         let took = now.saturating_sub(sent);
