@@ -15,8 +15,8 @@ use tidegate_ingest::{Occurrence, SourceEvent};
 use tidegate_pipeline as pipeline;
 use tidegate_pipeline::decode::{As, DecodeConfig, Decoder, IdentityField, TimeUnit};
 use tidegate_pipeline::{
-    CodeOrigin, Grant, LoadedModule, OnFailure, Pipeline, Runtime, RuntimeConfig, SlotConfig,
-    SlotLimits, grants,
+    CodeOrigin, DecoderConfig, Grant, LoadedModule, ModuleDecoder, OnFailure, Pipeline, Runtime,
+    RuntimeConfig, Secret, SlotConfig, SlotLimits, grants,
 };
 use tidegate_store as store;
 use tidegate_store::{Measures, SourceGap};
@@ -26,6 +26,7 @@ use tidegate_uplink::OutboxError;
 
 use crate::config::{self, Config};
 use crate::duplicates::Duplicates;
+use crate::worker::SourceDecoder;
 use crate::writer::ToWriter;
 use crate::{clock, modules, rollouts, wiring};
 
@@ -517,16 +518,22 @@ pub(crate) fn load_modules(
     runtime: &Runtime,
 ) -> anyhow::Result<BTreeMap<String, Arc<LoadedModule>>> {
     let mut loaded = BTreeMap::new();
-    for filter in config
+    let decoders = config
+        .sources
+        .iter()
+        .filter_map(|source| match &source.decode {
+            config::Decode::Module(decoder) => Some(&decoder.module),
+            config::Decode::Json { .. } | config::Decode::Text | config::Decode::Csv { .. } => None,
+        });
+    let filters = config
         .pipelines
         .iter()
-        .flat_map(|pipeline| &pipeline.filters)
-    {
-        if loaded.contains_key(&filter.module) {
+        .flat_map(|pipeline| &pipeline.filters);
+    for name in decoders.chain(filters.map(|filter| &filter.module)) {
+        if loaded.contains_key(name) {
             continue;
         }
-        let module =
-            LoadedModule::load(runtime, modules::resolve(&filter.module, &config.modules)?)?;
+        let module = LoadedModule::load(runtime, modules::resolve(name, &config.modules)?)?;
         tracing::info!(
             module = module.manifest.name,
             version = module.manifest.version,
@@ -534,7 +541,7 @@ pub(crate) fn load_modules(
             "loaded {}",
             code(module.code_origin())
         );
-        loaded.insert(filter.module.clone(), Arc::new(module));
+        loaded.insert(name.clone(), Arc::new(module));
     }
     Ok(loaded)
 }
@@ -600,6 +607,13 @@ pub(crate) fn slot(
     }
 }
 
+fn module_secrets(named: &BTreeMap<String, config::Secret<Vec<u8>>>) -> BTreeMap<String, Secret> {
+    let secrets = named.iter();
+    secrets
+        .map(|(name, secret)| (name.clone(), Secret::new(secret.expose().clone())))
+        .collect()
+}
+
 /// What the site lets any module have.
 pub(crate) fn policy(config: &Config) -> anyhow::Result<BTreeSet<Grant>> {
     config
@@ -620,7 +634,8 @@ pub(crate) fn duplicates(
     };
     let field = match &identity.by {
         config::IdentityBy::Field(field) => {
-            let (format, _) = format_of(source);
+            let (format, _) = format_of(source)
+                .with_context(|| format!("source `{}` is decoded by a module", source.name))?;
             let field = IdentityField::new(&format, field);
             Some(field.with_context(|| format!("source `{}`", source.name))?)
         }
@@ -629,8 +644,10 @@ pub(crate) fn duplicates(
     Ok(Some(Duplicates::new(field, identity.window, known)))
 }
 
-fn format_of(source: &config::Source) -> (As, Option<&config::EventTime>) {
-    match &source.decode {
+/// What payloads are, and where the time in them is; `None` where a module knows.
+fn format_of(source: &config::Source) -> Option<(As, Option<&config::EventTime>)> {
+    Some(match &source.decode {
+        config::Decode::Module(_) => return None,
         config::Decode::Json { time } => (As::Json, time.as_ref()),
         config::Decode::Text => (As::Text, None),
         config::Decode::Csv {
@@ -644,18 +661,21 @@ fn format_of(source: &config::Source) -> (As, Option<&config::EventTime>) {
             },
             time.as_ref(),
         ),
-    }
-}
-
-/// Whether the readings of a source get their times from their arrival.
-pub(crate) fn has_arrival_times(source: &config::Source) -> bool {
-    let (_, time) = format_of(source);
-    time.is_none()
+    })
 }
 
 /// How a source's messages become readings.
-pub(crate) fn decoder(source: &config::Source) -> anyhow::Result<Decoder> {
-    let (format, time) = format_of(source);
+pub(crate) fn decoder(
+    config: &Config,
+    source: &config::Source,
+    runtime: &Runtime,
+    loaded: &BTreeMap<String, Arc<LoadedModule>>,
+    state: &BTreeMap<String, StateChange>,
+) -> anyhow::Result<SourceDecoder> {
+    let Some((format, time)) = format_of(source) else {
+        let decoder = decoder_module(config, source, runtime, loaded, state);
+        return decoder.with_context(|| format!("source `{}`", source.name));
+    };
     let decode = DecodeConfig {
         format,
         time_field: time.map(|time| time.field.clone()),
@@ -667,5 +687,42 @@ pub(crate) fn decoder(source: &config::Source) -> anyhow::Result<Decoder> {
             config::TimeUnit::Rfc3339 => TimeUnit::Rfc3339,
         }),
     };
-    Decoder::new(decode).with_context(|| format!("source `{}`", source.name))
+    let decoder = Decoder::new(decode).with_context(|| format!("source `{}`", source.name))?;
+    Ok(SourceDecoder::Native {
+        decoder,
+        arrival_times: time.is_none(),
+    })
+}
+
+fn decoder_module(
+    config: &Config,
+    source: &config::Source,
+    runtime: &Runtime,
+    loaded: &BTreeMap<String, Arc<LoadedModule>>,
+    state: &BTreeMap<String, StateChange>,
+) -> anyhow::Result<SourceDecoder> {
+    let config::Decode::Module(decoder) = &source.decode else {
+        anyhow::bail!("it is decoded by no module");
+    };
+    let module = loaded
+        .get(&decoder.module)
+        .context("every named module was loaded")?;
+    let key = ModuleDecoder::state_key(&source.name, &module.manifest.name);
+    let secrets_named = !decoder.secrets.is_empty();
+    let decoder = ModuleDecoder::new(
+        runtime,
+        DecoderConfig {
+            source: source.name.clone(),
+            module: Arc::clone(module),
+            settings: decoder.settings.clone(),
+            limits: SlotLimits::granted(
+                &module.manifest.limits,
+                &decoder.limits.ceiling(&config.policy.limits),
+            ),
+            grants: grants::granted(&module.manifest, &policy(config)?, secrets_named),
+            secrets: module_secrets(&decoder.secrets),
+        },
+        state.get(&key),
+    )?;
+    Ok(SourceDecoder::Module(Box::new(decoder)))
 }

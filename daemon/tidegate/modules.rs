@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use tidegate_domain::limits::MODULE_FILE_MOST_BYTES;
-use tidegate_pipeline::{LoadLimits, Manifest, Module, Origin};
+use tidegate_pipeline::{LoadLimits, Manifest, Module, Origin, Role};
 
 use crate::config::{self, Config, Problems};
 use crate::factory::FACTORY;
@@ -45,48 +45,57 @@ pub(crate) fn resolve(name: &str, site: &config::Modules) -> anyhow::Result<Modu
 
 /// Adds what is wrong with the modules that a configuration names and with their settings.
 pub(crate) fn check(config: &Config, problems: &mut Problems) {
+    for source in &config.sources {
+        if let config::Decode::Module(decoder) = &source.decode {
+            let key = format!("source.{}.decode", source.name);
+            let place = (key.as_str(), Role::Decoder);
+            check_one(config, problems, place, &decoder.module, &decoder.settings);
+        }
+    }
     for pipeline in &config.pipelines {
         for (index, filter) in pipeline.filters.iter().enumerate() {
             let key = format!("pipeline.{}.filters[{index}]", pipeline.name);
-            match resolve(&filter.module, &config.modules) {
-                Ok(module) => {
-                    let size = module.component.len() as u64;
-                    let allowed =
-                        LoadLimits::granted(&module.manifest.limits, &config.policy.loading);
-                    if size > allowed.module_bytes {
-                        problems.error(
-                            config.place(&format!("{key}.module")),
-                            format!(
-                                "module `{}` has {size} bytes, {} are allowed",
-                                filter.module, allowed.module_bytes
-                            ),
-                            Some(
-                                "its manifest's `limits.module-bytes` and `[policy] module-size` can raise that"
-                                    .to_owned(),
-                            ),
-                        );
-                    }
-                    for problem in module.manifest.settings_problems(&filter.settings) {
-                        let help = format!(
-                            "`tidegate module list --json` shows what `{}` takes",
-                            filter.module
-                        );
-                        problems.error(
-                            config.place(&format!("{key}.settings")),
-                            problem,
-                            Some(help),
-                        );
-                    }
-                }
-                Err(error) => {
-                    problems.error(
-                        config.place(&format!("{key}.module")),
-                        format!("{error:#}"),
-                        None,
-                    );
-                }
+            let place = (key.as_str(), Role::Filter);
+            check_one(config, problems, place, &filter.module, &filter.settings);
+        }
+    }
+}
+
+/// Adds what is wrong with a module that stands at a key, where one of that role belongs.
+fn check_one(
+    config: &Config,
+    problems: &mut Problems,
+    (key, role): (&str, Role),
+    name: &str,
+    settings: &serde_json::Value,
+) {
+    let of_module = config.place(&format!("{key}.module"));
+    match resolve(name, &config.modules) {
+        Ok(module) if module.manifest.world.role() != role => {
+            let place = module.manifest.world.role().place();
+            problems.error(of_module, format!("module `{name}` is {place}"), None);
+        }
+        Ok(module) => {
+            let size = module.component.len() as u64;
+            let allowed = LoadLimits::granted(&module.manifest.limits, &config.policy.loading);
+            if size > allowed.module_bytes {
+                let message = format!(
+                    "module `{name}` has {size} bytes, {} are allowed",
+                    allowed.module_bytes
+                );
+                let help = "its manifest's `limits.module-bytes` and `[policy] module-size` can raise that";
+                problems.error(of_module, message, Some(help.to_owned()));
+            }
+            for problem in module.manifest.settings_problems(settings) {
+                let help = format!("`tidegate module list --json` shows what `{name}` takes");
+                problems.error(
+                    config.place(&format!("{key}.settings")),
+                    problem,
+                    Some(help),
+                );
             }
         }
+        Err(error) => problems.error(of_module, format!("{error:#}"), None),
     }
 }
 

@@ -106,6 +106,8 @@ pub(crate) struct Observer {
     /// In the configuration's order.
     pub(crate) pipelines: Vec<Shown>,
     pub(crate) rollouts: Arc<Rollouts>,
+    /// The modules that decode, which have no generations.
+    pub(crate) decoders: Vec<Arc<LoadedModule>>,
     pub(crate) heartbeat: Arc<AtomicU64>,
     pub(crate) workers: Vec<Arc<Progress>>,
     pub(crate) sampled: Mutex<Sampled>,
@@ -574,9 +576,12 @@ impl Observer {
     }
 
     fn modules(&self) -> Vec<view::ModuleStatus> {
+        let decoders = self.decoders.iter().cloned();
+        let decoders = decoders.map(|module| (module, view::ModuleState::Active));
         self.rollouts
             .modules()
             .into_iter()
+            .chain(decoders)
             .map(|(module, state)| view::ModuleStatus {
                 name: module.manifest.name.clone(),
                 version: module.manifest.version.clone(),

@@ -253,6 +253,15 @@ impl Maker<'_> {
             self.kept.put(&module)?;
             found.insert(filter.module.clone(), self.loaded(module)?);
         }
+        // Decoders have no generations: nothing is kept to go back to.
+        for source in &self.config.sources {
+            if let config::Decode::Module(decoder) = &source.decode
+                && !found.contains_key(&decoder.module)
+            {
+                let module = modules::resolve(&decoder.module, &self.config.modules)?;
+                found.insert(decoder.module.clone(), self.loaded(module)?);
+            }
+        }
         Ok(found)
     }
 

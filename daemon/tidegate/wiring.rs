@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tidegate_domain::limits;
 use tidegate_ingest::{SourceEvent, SourceHandle};
-use tidegate_pipeline::{LoadedModule, Runtime};
+use tidegate_pipeline::{LoadedModule, Role, Runtime};
 use tidegate_store::{Committed, Input, Store};
 use tidegate_tls::Tls;
 use tidegate_uplink::UplinkHandle;
@@ -113,6 +113,10 @@ pub(crate) fn start(
     };
     let found = maker.load()?;
     let modules: Vec<Arc<LoadedModule>> = found.values().cloned().collect();
+    let decoders = found
+        .values()
+        .filter(|module| module.manifest.world.role() == Role::Decoder);
+    let decoders: Vec<Arc<LoadedModule>> = decoders.cloned().collect();
 
     let (outcomes, made) = mpsc::channel::<Input>(OUTCOMES);
     let (inbox, writer_inbox) = mpsc::channel::<ToWriter>(INBOX);
@@ -190,8 +194,7 @@ pub(crate) fn start(
                 &runtime,
             );
             let stage = SourceStage {
-                decoder: gateway::decoder(source)?,
-                arrival_times: gateway::has_arrival_times(source),
+                decoder: gateway::decoder(config, source, &engine, &found, &recovered.state)?,
                 duplicates: gateway::duplicates(
                     source,
                     recovered.identities.get(index).map_or(&[], Vec::as_slice),
@@ -371,6 +374,7 @@ pub(crate) fn start(
 
     // The status server: read-only views of all of it.
     let observer = Arc::new(Observer {
+        decoders,
         config: Arc::clone(config),
         recent,
         observed,

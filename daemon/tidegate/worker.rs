@@ -17,6 +17,7 @@ use tidegate_domain::{Batch, BatchOutcome, Message};
 use tidegate_ingest::Received;
 use tidegate_pipeline::Lane;
 use tidegate_pipeline::decode::{DecodeFailure, Decoder};
+use tidegate_pipeline::{DecodedByModule, ModuleDecoder};
 use tidegate_store::Input;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -58,15 +59,39 @@ pub(crate) struct Worker {
 
 /// What a worker knows of one of its sources.
 pub(crate) struct SourceStage {
-    pub(crate) decoder: Decoder,
-    /// The messages bring no times along.
-    pub(crate) arrival_times: bool,
+    pub(crate) decoder: SourceDecoder,
     /// Where the source gives its messages an identity.
     pub(crate) duplicates: Option<Duplicates>,
     /// Indices into [`Worker::pipelines`].
     pub(crate) pipelines: Vec<usize>,
     /// Messages that the source sends without an acknowledgement.
     pub(crate) receive_window: u32,
+}
+
+/// How messages become readings.
+pub(crate) enum SourceDecoder {
+    Native {
+        decoder: Decoder,
+        /// The messages bring no times along.
+        arrival_times: bool,
+    },
+    Module(Box<ModuleDecoder>),
+}
+
+impl SourceDecoder {
+    fn decode(&mut self, messages: &[Message]) -> DecodedByModule {
+        match self {
+            Self::Native {
+                decoder,
+                arrival_times,
+            } => DecodedByModule {
+                decoded: decoder.decode(messages),
+                arrival_times: *arrival_times,
+                ..DecodedByModule::default()
+            },
+            Self::Module(decoder) => decoder.decode(messages, Instant::now()),
+        }
+    }
 }
 
 /// Trying redelivered messages with a record of it, so that the message that kills the process is found.
@@ -343,10 +368,14 @@ impl Worker {
                     return replay
                         .failed(reason::NO_PIPELINE, "no worker has its source".to_owned());
                 };
-                let mut decoded = stage.decoder.decode(std::slice::from_ref(message));
+                let made = stage.decoder.decode(std::slice::from_ref(message));
+                let mut decoded = made.decoded;
                 if let Some((_, failure)) = decoded.failures.pop() {
-                    return replay.failed(failure.reason, failure.detail);
+                    let mut outcome = replay.failed(failure.reason, failure.detail);
+                    outcome.state = made.state;
+                    return outcome;
                 }
+                outcome.state = made.state;
                 for &index in &stage.pipelines {
                     if let Some(lane) = self.pipelines.get_mut(index) {
                         let made = &mut outcome.pipelines;
@@ -377,7 +406,6 @@ impl Worker {
             return outcome;
         };
         outcome.receive_window = stage.receive_window;
-        outcome.arrival_times = stage.arrival_times;
         self.progress.busy.store(true, Ordering::Relaxed);
         if stage.pipelines.is_empty() {
             outcome
@@ -404,7 +432,11 @@ impl Worker {
         };
         #[cfg(feature = "test-faults")]
         crate::faults::die_on_poison(messages);
-        let decoded = stage.decoder.decode(messages);
+        let made = stage.decoder.decode(messages);
+        outcome.arrival_times = made.arrival_times;
+        outcome.state = made.state;
+        outcome.notes = made.notes;
+        let decoded = made.decoded;
         outcome.counts.decoded = (messages.len() - decoded.failures.len()) as u64;
         outcome.counts.quarantined = decoded.failures.len() as u64;
         outcome.heard = heard(&decoded.batch);

@@ -38,6 +38,10 @@ pub struct BatchOutcome {
     /// What every pipeline that reads the source made of it, in the configuration's order; two of a pipeline whose canary
     /// speaks for a part of the series.
     pub pipelines: Vec<PipelineOutcome>,
+    /// What became of the state of the source's decoder, where that is a module with any.
+    pub state: Vec<StateDelta>,
+    /// What the source's decoder has to say to people, as events.
+    pub notes: Vec<String>,
     /// Steps of rollouts that come before it.
     pub rollouts: Vec<rollout::Change>,
     /// Digests of redelivered messages, or replayed rows, whose persisted attempt count can go with this commit.

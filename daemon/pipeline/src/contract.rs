@@ -52,8 +52,23 @@ pub(crate) struct GuestBatch {
     quality: Vec<u8>,
 }
 
+#[cfg(test)]
+impl From<Batch> for GuestBatch {
+    fn from(batch: Batch) -> Self {
+        Self {
+            names: batch.names,
+            series: batch.series,
+            time: batch.time,
+            kind: batch.kind,
+            bits: batch.bits,
+            texts: batch.texts,
+            quality: batch.quality,
+        }
+    }
+}
+
 impl GuestBatch {
-    fn adopt(self) -> Result<Batch, String> {
+    pub(crate) fn adopt(self) -> Result<Batch, String> {
         columns::adopt(Batch {
             names: self.names,
             series: self.series,
@@ -235,7 +250,7 @@ fn length(what: &str, got: usize, want: usize) -> Result<(), String> {
 }
 
 /// What the rows come to where each has its name and its text for itself, as in a message to the cloud.
-fn bytes(batch: &Batch) -> usize {
+pub(crate) fn bytes(batch: &Batch) -> usize {
     /// Time, kind, bits and quality.
     const FIXED: usize = 8 + 1 + 8 + 1;
     (0..batch.len())

@@ -1,4 +1,6 @@
-//! Filters: WebAssembly components, compiled ahead of time and run with bounds, in chains over columns of readings.
+//! Decoders and filters: WebAssembly components, compiled ahead of time and run with bounds, in chains over columns of readings.
+//!
+//! Messages become readings natively (`decode/`) or by a module (`decoder.rs`).
 //!
 //! The way of a batch: [`Pipeline::run`] (`chain.rs`) selects its series and sends the rows through each slot (`slot.rs`),
 //! which calls the module on a fresh instance (`guest.rs`; `contract.rs` is the boundary, `host/` what the module can call), takes
@@ -18,6 +20,8 @@ pub mod compile;
 mod contract;
 mod cpu;
 pub mod decode;
+mod decoder;
+mod decoder_vectors;
 mod engine;
 pub mod grants;
 mod guest;
@@ -46,6 +50,7 @@ pub use breaker::BreakerState;
 pub use cache::CacheLimits;
 pub use chain::{Pipeline, PipelineConfig, PipelineError};
 pub use compile::{CompileLimits, CompileRequest, compile_child};
+pub use decoder::{DecodedByModule, DecoderConfig, ModuleDecoder};
 pub use engine::{
     CONCURRENT_GUESTS, CodeOrigin, Compiled, LoadError, Profile, Runtime, RuntimeConfig,
     RuntimeError,

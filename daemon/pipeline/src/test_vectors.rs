@@ -30,11 +30,13 @@ use tidegate_domain::series::SeriesFilter;
 use tidegate_domain::{Arrival, Batch, Quality, Value};
 
 use crate::chain::{Pipeline, PipelineConfig, PipelineError};
+use crate::decoder_vectors;
 use crate::engine::Runtime;
 use crate::grants::{self, Grant};
 use crate::host::Secret;
 use crate::manifest::{LoadedModule, SlotLimits};
 use crate::slot::{OnFailure, SlotConfig};
+use crate::worlds::Role;
 
 /// How far apart equal floats may be, relative to the expected one.
 const TOLERANCE: f64 = 1e-9;
@@ -104,7 +106,7 @@ struct Vector {
     steps: Vec<Step>,
 }
 
-fn no_settings() -> Json {
+pub(crate) fn no_settings() -> Json {
     Json::Object(serde_json::Map::new())
 }
 
@@ -119,14 +121,14 @@ struct Step {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Time {
+pub(crate) enum Time {
     Nanoseconds(i64),
     Rfc3339(String),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
+pub(crate) struct Row {
     series: String,
     time: Time,
     value: Json,
@@ -208,6 +210,9 @@ pub fn run_vectors_within(
 ) -> Result<Vec<VectorResult>, VectorError> {
     if vectors.len() > FILE_BYTES {
         return Err(VectorError::Size);
+    }
+    if module.manifest.world.role() == Role::Decoder {
+        return decoder_vectors::run_vectors(runtime, module, policy, vectors);
     }
     let file: File = serde_json::from_slice(vectors)?;
     file.vectors
@@ -315,7 +320,7 @@ impl From<WantedQuality> for Quality {
     }
 }
 
-fn nanoseconds(time: &Time) -> Result<i64, String> {
+pub(crate) fn nanoseconds(time: &Time) -> Result<i64, String> {
     match time {
         Time::Nanoseconds(time) => Ok(*time),
         Time::Rfc3339(text) => text
@@ -375,7 +380,11 @@ fn failures(outcome: &PipelineOutcome, expect: &Expect, problems: &mut Vec<Strin
     }
 }
 
-fn stored(got: &Batch, wanted: &[Row], problems: &mut Vec<String>) -> Result<(), String> {
+pub(crate) fn stored(
+    got: &Batch,
+    wanted: &[Row],
+    problems: &mut Vec<String>,
+) -> Result<(), String> {
     if got.len() != wanted.len() {
         let rows: Vec<String> = (0..got.len()).map(|row| describe(got, row)).collect();
         problems.push(format!(

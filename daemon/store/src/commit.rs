@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tidegate_domain::item::{ItemKind, JsonValue, ReadingItem, millis};
-use tidegate_domain::outcome::{PipelineOutcome, Replayed};
+use tidegate_domain::outcome::{PipelineOutcome, Replayed, StateDelta};
 use tidegate_domain::rollout::Change;
 use tidegate_domain::{Arrival, Batch, BatchOutcome, Item, Quality};
 
@@ -186,11 +186,14 @@ impl Commit<'_> {
                 Some(replayed) => match self.replayed(replayed)? {
                     Some(origin) => origin,
                     None => {
-                        self.states(outcome, &mut states)?;
+                        let of_pipelines = outcome.pipelines.iter().flat_map(|p| &p.state);
+                        self.states(outcome.state.iter().chain(of_pipelines), &mut states)?;
                         continue;
                     }
                 },
             };
+            self.states(outcome.state.iter(), &mut states)?;
+            self.notes(outcome, unset)?;
             for pipeline in &outcome.pipelines {
                 self.pipeline(pipeline, outcome.arrival, unset, origin, &mut states)?;
                 let observe_at = advance.observe_at;
@@ -329,10 +332,10 @@ impl Commit<'_> {
         Ok(origin)
     }
 
-    /// What the filters keep in memory is the truth, also where nothing else of an outcome counts.
-    fn states(
+    /// What decoders and filters keep in memory is the truth, also where nothing else of an outcome counts.
+    fn states<'d>(
         &mut self,
-        outcome: &BatchOutcome,
+        deltas: impl Iterator<Item = &'d StateDelta>,
         states: &mut state::Pending,
     ) -> Result<(), rusqlite::Error> {
         let (conn, measures) = (self.conn, &self.setup.config.measures);
@@ -341,7 +344,7 @@ impl Commit<'_> {
             history,
             ..
         } = &mut *self.image;
-        for delta in outcome.pipelines.iter().flat_map(|p| &p.state) {
+        for delta in deltas {
             states.add(&delta.slot, &delta.change, |series| {
                 Ok(dictionary
                     .series(conn, measures, series, history.next_block)?
@@ -381,6 +384,28 @@ impl Commit<'_> {
             text: note.text.clone(),
             data: Some(note.data.clone()),
         })
+    }
+
+    /// What a source's decoder has to say, as events.
+    fn notes(
+        &mut self,
+        outcome: &BatchOutcome,
+        unset: Option<RowMark>,
+    ) -> Result<(), rusqlite::Error> {
+        let Some(source) = self.setup.sources.get(outcome.source) else {
+            return Ok(());
+        };
+        let present = std::mem::replace(&mut self.unset, unset.map(|unset| unset.mark));
+        for note in &outcome.notes {
+            self.event(&Event {
+                time: outcome.arrival.wall,
+                code: "decoder-note".to_owned(),
+                text: format!("source {source}: {note}"),
+                data: None,
+            })?;
+        }
+        self.unset = present;
+        Ok(())
     }
 
     fn orders(&mut self, change: &Orders) -> Result<(), rusqlite::Error> {

@@ -232,6 +232,8 @@ pub(crate) enum Decode {
     },
     /// One value, units cut off.
     Text,
+    /// A decoder module.
+    Module(DecoderModule),
     /// Separated columns.
     Csv {
         /// Their names, in order; one with an empty name is skipped.
@@ -241,6 +243,19 @@ pub(crate) enum Decode {
         /// Which of them is the time; arrival otherwise.
         time: Option<EventTime>,
     },
+}
+
+/// `decode = { module = … }`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DecoderModule {
+    /// Which module runs.
+    pub(crate) module: String,
+    /// A JSON object.
+    pub(crate) settings: serde_json::Value,
+    /// Bounds of its own, within those of the site.
+    pub(crate) limits: Limits,
+    /// Secrets by the name under which the module asks for them.
+    pub(crate) secrets: BTreeMap<String, Secret<Vec<u8>>>,
 }
 
 /// The field that says when a value was measured.

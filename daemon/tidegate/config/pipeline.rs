@@ -261,23 +261,7 @@ fn filter(
         }
         names.push(name.clone());
     }
-    let settings_path = section.path("settings");
-    let settings = match section.node("settings") {
-        None => serde_json::Value::Object(serde_json::Map::new()),
-        Some(node) => {
-            if !matches!(node.value, Value::Table(_)) {
-                wrong_type(
-                    cx,
-                    &settings_path,
-                    node,
-                    "a table, as in { min = -40, max = 125 }",
-                );
-            }
-            let settings = json(cx, node);
-            cx.list(settings_path, &settings.to_string(), Some(node.place));
-            settings
-        }
-    };
+    let settings = settings(cx, &mut section);
     let on_failure = section.choice(
         cx,
         "on-failure",
@@ -301,7 +285,25 @@ fn filter(
     })
 }
 
-fn secrets(cx: &mut Checker, section: &mut Section<'_>) -> BTreeMap<String, Secret<Vec<u8>>> {
+/// A module's `settings`.
+pub(super) fn settings(cx: &mut Checker, section: &mut Section<'_>) -> serde_json::Value {
+    let path = section.path("settings");
+    let Some(node) = section.node("settings") else {
+        return serde_json::Value::Object(serde_json::Map::new());
+    };
+    if !matches!(node.value, Value::Table(_)) {
+        wrong_type(cx, &path, node, "a table, as in { min = -40, max = 125 }");
+    }
+    let settings = json(cx, node);
+    cx.list(path, &settings.to_string(), Some(node.place));
+    settings
+}
+
+/// A module's `secrets`: names, and the files that they are read from.
+pub(super) fn secrets(
+    cx: &mut Checker,
+    section: &mut Section<'_>,
+) -> BTreeMap<String, Secret<Vec<u8>>> {
     let path = section.path("secrets");
     let Some(node) = section.node("secrets") else {
         return BTreeMap::new();
@@ -329,7 +331,8 @@ fn secrets(cx: &mut Checker, section: &mut Section<'_>) -> BTreeMap<String, Secr
     found
 }
 
-fn check_module(cx: &mut Checker, module: &At<String>) {
+/// Reports a module's name that is none.
+pub(super) fn check_module(cx: &mut Checker, module: &At<String>) {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
     let name = module.value.as_str();
     if name.is_empty() || name.len() > MODULE_CHARS || !name.chars().all(plain) {

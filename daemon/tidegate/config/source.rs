@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use tidegate_domain::limits;
+use tidegate_domain::limits::IDENTITIES;
 use tidegate_domain::outcome::Severity;
 
+use super::bounds::limits;
 use super::model::{
-    Decode, EventTime, Identity, IdentityBy, MqttSource, MqttVersion, Source, SourceKind,
-    Subscription, TimeUnit, join,
+    Decode, DecoderModule, EventTime, Identity, IdentityBy, MqttSource, MqttVersion, Source,
+    SourceKind, Subscription, TimeUnit, join,
 };
 use super::mqtt::{self, Identity as ClientIdentity};
+use super::pipeline::{check_module, secrets, settings};
 use super::raw::{Entry, Node, Value};
 use super::report::Place;
 use super::section::{At, Checker, Section, suggest};
@@ -166,7 +168,7 @@ fn identity(
         cx,
         "identity-window",
         1..=IDENTITIES_MAX,
-        i64::from(limits::IDENTITIES),
+        i64::from(IDENTITIES),
     );
     let Some(node) = node else {
         if window.place.is_some() {
@@ -216,7 +218,7 @@ fn identity(
     };
     Some(Identity {
         by,
-        window: u32::try_from(window.value).unwrap_or(limits::IDENTITIES),
+        window: u32::try_from(window.value).unwrap_or(IDENTITIES),
     })
 }
 
@@ -231,6 +233,14 @@ fn check_identity_field(cx: &mut Checker, field: &At<String>, decode: Option<&De
             field.place,
             "`text` has no fields: its payload is one value",
             "write decode = \"json\" or columns, or on MQTT 5 identity = { property = \"message-id\" }".to_owned(),
+        ),
+        Some(Decode::Module(decoder)) => cx.error(
+            field.place,
+            format!(
+                "which field of a payload is the identity, only its decoder knows: `{}` is a module",
+                decoder.module
+            ),
+            "on MQTT 5 write identity = { property = \"message-id\" }, or remove `identity`".to_owned(),
         ),
         Some(Decode::Csv { columns, .. }) if !columns.contains(&field.value) => {
             let message = format!("`identity` names no column: `{}`", field.value);
@@ -322,7 +332,9 @@ fn decode(cx: &mut Checker, path: String, node: &Node) -> Option<Decode> {
     if !section.exists() {
         return None;
     }
-    let module = section.text(cx, "module");
+    if section.key_place("module").is_some() {
+        return module(cx, section);
+    }
     let word = section.text_or(cx, "as", "json");
     let time_field = section.text(cx, "time-field");
     let time_unit = section.choice(
@@ -343,14 +355,6 @@ fn decode(cx: &mut Checker, path: String, node: &Node) -> Option<Decode> {
     let key = |key: &str| section.key_place(key);
     let (columns_at, separator_at, unit_at) = (key("columns"), key("separator"), key("time-unit"));
 
-    if let Some(module) = module {
-        cx.error(
-            module.place,
-            "decoder modules come with a later version",
-            "write as = \"json\", \"text\" or \"csv\"".to_owned(),
-        );
-        return None;
-    }
     let format = format_word(cx, &word);
     section.finish(cx);
     let format = format?;
@@ -405,6 +409,30 @@ fn decode(cx: &mut Checker, path: String, node: &Node) -> Option<Decode> {
             time,
         ),
     }
+}
+
+/// `decode = { module = "NAME" }`, perhaps with `as = "raw"`, which is what a module always gets.
+fn module(cx: &mut Checker, mut section: Section<'_>) -> Option<Decode> {
+    let module = section.text(cx, "module");
+    if let Some(module) = &module {
+        check_module(cx, module);
+    }
+    let word = section.text_or(cx, "as", "raw");
+    if word.value != "raw" {
+        let message = format!("`{}` is decoded here, and by a module as well", word.value);
+        let help = "remove one of the two: a module gets the payload as it came, as = \"raw\"";
+        cx.error(word.place, message, help.to_owned());
+    }
+    let settings = settings(cx, &mut section);
+    let limits = limits(cx, &mut section);
+    let secrets = secrets(cx, &mut section);
+    section.finish(cx);
+    Some(Decode::Module(DecoderModule {
+        module: module?.value,
+        settings,
+        limits,
+        secrets,
+    }))
 }
 
 fn csv(
@@ -490,8 +518,8 @@ fn format_word(cx: &mut Checker, word: &At<String>) -> Option<Format> {
         "raw" => {
             cx.error(
                 word.place,
-                "`raw` needs a decoder module, and those come with a later version",
-                "write \"json\", \"text\" or \"csv\"".to_owned(),
+                "`raw` needs a decoder module",
+                "write decode = { module = \"NAME\" }, or \"json\", \"text\" or \"csv\"".to_owned(),
             );
             None
         }

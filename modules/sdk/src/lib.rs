@@ -24,10 +24,13 @@
 //! modules [`settings`], [`clock`], [`alarm`], [`log`], [`metrics`], [`secrets`] and [`global_state`]: each but the first
 //! two is a grant that its manifest has to name, and only what is called ends up among the component's imports.
 //!
+//! A decoder, which stands where a source's `decode` does, is a function over messages and the macro [`decoder!`].
+//!
 //! Natively the same function runs under `test::Harness`; the contract itself is `modules/wit/0.2.0/module.wit`.
 
 mod batch;
 mod capability;
+mod decoder;
 mod filter;
 pub mod glob;
 pub mod hash;
@@ -42,6 +45,7 @@ pub mod test;
 
 pub use batch::{Batch, PerSeries, Quality, Row, Value};
 pub use capability::{alarm, clock, global_state, log, metrics, secrets, settings};
+pub use decoder::{Decoded, Decoder, DecoderAnswer, Message, Messages, Rows, is_decoder};
 pub use filter::{Fault, Filter, Stateful, Stateless, is_filter};
 pub use number::Number;
 pub use output::Output;
@@ -76,6 +80,46 @@ macro_rules! filter {
     };
 }
 
+/// Makes a function the decoder of this component: `fn(&Messages, &mut Decoded) -> Result<(), Fault>`.
+///
+/// ```
+/// use tidegate_sdk::{Decoded, Fault, Messages, Quality};
+///
+/// tidegate_sdk::decoder!(lengths);
+///
+/// /// Of every message its length.
+/// fn lengths(messages: &Messages, out: &mut Decoded) -> Result<(), Fault> {
+///     for message in messages.iter() {
+///         out.message(message, |rows| {
+///             let length = message.payload().len() as f64;
+///             rows.add(message.topic(), message.time(), length, Quality::Good)
+///         });
+///     }
+///     Ok(())
+/// }
+/// ```
+#[macro_export]
+macro_rules! decoder {
+    ($decode:path) => {
+        const _: () = $crate::is_decoder(&$decode);
+
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            struct Component;
+
+            impl $crate::decoder_bindings::Guest for Component {
+                fn decode(
+                    messages: $crate::decoder_bindings::Messages,
+                ) -> Result<$crate::decoder_bindings::Decoded, $crate::decoder_bindings::Fault> {
+                    $crate::guest::decode(&$decode, messages)
+                }
+            }
+
+    $crate::decoder_bindings::export_decoder!(Component with_types_in $crate::decoder_bindings);
+        };
+    };
+}
+
 /// Generated from `modules/wit/0.2.0/module.wit`.
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
@@ -98,12 +142,43 @@ pub mod bindings {
     pub use tidegate::module::types::{Keep, Rejection};
 }
 
+/// The same for the world of decoders; the interfaces are those of [`bindings`].
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unsafe_code,
+    clippy::all,
+    reason = "generated code, which crosses the boundary of the component"
+)]
+pub mod decoder_bindings {
+    wit_bindgen::generate!({
+        path: "../wit/0.2.0",
+        world: "decoder",
+        pub_export_macro: true,
+        export_macro_name: "export_decoder",
+        default_bindings_module: "tidegate_sdk::decoder_bindings",
+        with: {
+            "tidegate:module/types@0.2.0": crate::bindings::tidegate::module::types,
+            "tidegate:module/settings@0.2.0": crate::bindings::tidegate::module::settings,
+            "tidegate:module/secrets@0.2.0": crate::bindings::tidegate::module::secrets,
+            "tidegate:module/log@0.2.0": crate::bindings::tidegate::module::log,
+            "tidegate:module/metrics@0.2.0": crate::bindings::tidegate::module::metrics,
+            "tidegate:module/clock@0.2.0": crate::bindings::tidegate::module::clock,
+            "tidegate:module/global-state@0.2.0": crate::bindings::tidegate::module::global_state,
+        },
+    });
+
+    pub use crate::bindings::tidegate::module::types::Undecoded;
+}
+
 /// Between the generated types and those of this crate. Columns move, nothing is copied.
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod guest {
     use crate::output::{Answer, Keep};
-    use crate::{Batch, Filter, bindings};
+    use crate::{Batch, Decoder, Filter, Messages, bindings, decoder_bindings};
 
     /// Runs a filter on a batch that came in.
     ///
@@ -124,6 +199,38 @@ pub mod guest {
         };
         match filter.run(batch) {
             Ok(answer) => Ok(output(answer)),
+            Err(fault) => Err(bindings::Fault {
+                message: fault.into_message(),
+            }),
+        }
+    }
+
+    /// Runs a decoder on messages that came in.
+    ///
+    /// # Errors
+    /// The decoder's fault.
+    pub fn decode<D: Decoder>(
+        decoder: &D,
+        messages: decoder_bindings::Messages,
+    ) -> Result<decoder_bindings::Decoded, bindings::Fault> {
+        let messages = Messages {
+            topics: messages.topics,
+            topic: messages.topic,
+            time: messages.time,
+            ends: messages.ends,
+            data: messages.data,
+        };
+        match decoder.run(&messages) {
+            Ok(answer) => Ok(decoder_bindings::Decoded {
+                rows: columns(answer.rows),
+                ends: answer.ends,
+                undecoded: answer
+                    .undecoded
+                    .into_iter()
+                    .map(|(message, reason)| decoder_bindings::Undecoded { message, reason })
+                    .collect(),
+                notes: answer.notes,
+            }),
             Err(fault) => Err(bindings::Fault {
                 message: fault.into_message(),
             }),

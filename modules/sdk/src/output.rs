@@ -286,14 +286,23 @@ fn rename(batch: &mut Batch, renamed: Vec<Option<String>>) {
 
 /// Names, each once, with their places in alphabetical order: a map would double a small component.
 #[derive(Default)]
-struct Names {
-    names: Vec<String>,
+pub(crate) struct Names {
+    pub(crate) names: Vec<String>,
     order: Vec<u32>,
 }
 
 impl Names {
+    /// The number of a name that is there.
+    pub(crate) fn find(&self, name: &str) -> Option<u32> {
+        let names = &self.names;
+        let found = self
+            .order
+            .binary_search_by(|&place| names[place as usize].as_str().cmp(name));
+        found.ok().map(|at| self.order[at])
+    }
+
     /// The number of a name.
-    fn intern(&mut self, name: String) -> u32 {
+    pub(crate) fn intern(&mut self, name: String) -> u32 {
         let names = &self.names;
         match self
             .order

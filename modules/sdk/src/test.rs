@@ -31,7 +31,10 @@ use crate::batch::{Batch, Quality, Value};
 use crate::filter::{Fault, Filter};
 use crate::output::{Answer, Keep};
 
+mod decoder;
 pub mod host;
+
+pub use decoder::{DecoderHarness, Decodings, Received, check_decoder_vectors, hex};
 
 /// A reading that goes in or came out.
 #[derive(Clone, Debug, PartialEq)]
