@@ -77,10 +77,17 @@ fn history(config: &Path) -> Vec<Value> {
 
 /// Has the daemon take up the configuration as it is now.
 fn reload(daemon: &Daemon) {
-    let starts = || daemon.log().matches("the gateway runs").count();
-    let before = starts();
+    // A change of filters alone is taken between two batches; any other wires the gateway anew.
+    let taken = || {
+        let log = daemon.log();
+        ["the gateway runs", "the configuration is in force"]
+            .map(|says| log.matches(says).count())
+            .iter()
+            .sum::<usize>()
+    };
+    let before = taken();
     daemon.signal("HUP");
-    wait_for("the reload", || (starts() > before).then_some(()));
+    wait_for("the reload", || (taken() > before).then_some(()));
     daemon.wait_ready();
 }
 
