@@ -458,14 +458,15 @@ proptest! {
         }
     }
 
-    /// What a general reader makes of JSON is what becomes readings.
+    /// What a general writer makes of values is what becomes readings.
     #[test]
-    fn json_as_serde_json_reads_it(value in json_value()) {
+    fn json_as_serde_json_writes_it(value in json_value()) {
         let payload = value.to_string();
         let decoded = Decoder::new(config(As::Json)).unwrap().decode(&[message("t", payload.as_bytes())]);
         prop_assert_eq!(&decoded.failures, &[]);
         let mut expect = Vec::new();
-        reference(&serde_json::from_str(&payload).unwrap(), &mut expect);
+        // What was written rather than what serde_json makes of it: that reads a double up to one place off.
+        reference(&value, &mut expect);
         let mut got: Vec<String> = (0..decoded.batch.len()).map(|row| match decoded.batch.value(row) {
             Value::Float(value) => format!("{value:.12e}"),
             #[expect(clippy::cast_precision_loss, reason = "as the reference does")]
