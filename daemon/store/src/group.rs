@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_domain::delivery::Settled;
 use tidegate_domain::receive_window::ReceiveWindow;
-use tidegate_domain::{AckToken, Arrival, BatchOutcome};
+use tidegate_domain::{AckToken, Arrival, Batch, BatchOutcome};
 
 use crate::gaps::Loss;
 use crate::input::{AcknowledgeAlarms, CommandInput, Event, Orders, SourceGap};
@@ -132,7 +132,9 @@ impl Group {
         self.bytes = self.bytes.saturating_add(outcome.bytes);
         for pipeline in &outcome.pipelines {
             let quarantined: usize = pipeline.quarantined.iter().map(|q| q.rows.len()).sum();
-            self.rows += pipeline.stored.len() + quarantined;
+            // What is kept of the input is written as well, for each pipeline, also where its filters take everything out.
+            let kept = pipeline.input.as_ref().map_or(0, Batch::len);
+            self.rows += pipeline.stored.len() + quarantined + kept;
             self.urgent |= !pipeline.alarms.is_empty();
         }
         self.outcomes.push(outcome);

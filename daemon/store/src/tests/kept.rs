@@ -75,6 +75,23 @@ fn what_entered_is_kept_as_it_was_for_as_long_as_asked() {
 }
 
 #[test]
+fn it_counts_towards_the_bound_of_a_group() {
+    let mut bench = Bench::with(keeping());
+    let rows = crate::setup::Bounds::new(bench.config.max_bytes).group_rows;
+    let readings = vec![("a/temp", 0, 1.0); rows];
+    let mut outcome = bench.outcome(&readings);
+    let pipeline = &mut outcome.pipelines[0];
+    // A filter took all of them out.
+    pipeline.input = Some(std::mem::take(&mut pipeline.stored));
+    pipeline.filtered = pipeline.selected;
+    bench.apply(outcome);
+    assert!(bench.writer().is_full(), "the group is due at once");
+    bench.try_commit().unwrap().unwrap();
+    assert_eq!(bench.kept(i64::MIN).len(), 1);
+    bench.check_balance();
+}
+
+#[test]
 fn it_stays_within_its_share_and_goes_before_anything_else() {
     let mut config = keeping();
     config.pipelines[0].keep_input = Some(Duration::from_secs(86_400));
