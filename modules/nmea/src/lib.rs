@@ -327,8 +327,9 @@ impl Sentence<'_> {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_sdk::hash;
-    use tidegate_sdk::test::{DecoderHarness, Received, check_decoder_vectors, json};
+    use tidegate_sdk::test::{
+        DecoderHarness, Received, cases, check_decoder_vectors, damaged, json,
+    };
 
     use super::*;
 
@@ -391,18 +392,8 @@ mod tests {
     fn damaged_sentences_harm_nobody() {
         let sound = b"$IIXDR,C,19.52,C,TempAir,P,1.02481,B,Barometer*21\r\n\\g:1*58\\$GPGGA,,4807.038,N,01131.000,E,1,08,0.9,545.4,M,,,,*47";
         let mut harness = DecoderHarness::new(nmea).settings(json!({ "checksum": "optional" }));
-        for case in 0..20_000_u64 {
-            let mut payload = sound.to_vec();
-            for change in 0..1 + case % 4 {
-                let random = hash::mix(case << 8 | change);
-                let at = usize::try_from(random % payload.len() as u64).unwrap();
-                let byte = b",*$\\.-0\xc3\n\0"[usize::try_from(random >> 32).unwrap() % 10];
-                if random >> 63 == 1 {
-                    payload.truncate(at.max(1));
-                } else {
-                    payload[at] = byte;
-                }
-            }
+        for case in 0..cases(20_000) {
+            let payload = damaged(sound, case, b",*$\\.-0\xc3\n\0");
             harness.run(&[Received::new("t", 0, &payload)]).unwrap();
         }
     }

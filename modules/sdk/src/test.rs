@@ -31,9 +31,11 @@ use crate::batch::{Batch, Quality, Value};
 use crate::filter::{Fault, Filter};
 use crate::output::{Answer, Keep};
 
+mod damage;
 mod decoder;
 pub mod host;
 
+pub use damage::{cases, damaged};
 pub use decoder::{DecoderHarness, Decodings, Received, check_decoder_vectors, hex};
 
 /// A reading that goes in or came out.
@@ -532,9 +534,10 @@ fn expect(expect: &Json, outcome: Result<Outcome, Fault>, place: &str) {
     );
 }
 
-/// Floats within a billionth; an expected integer also stands for a float of its value.
+/// Floats within a billionth; an expected integer also stands for a float of its value, and what is no number for every float
+/// that is not finite.
 fn near(expected: &Reading, got: &Reading) -> bool {
-    let close = |a: f64, b: f64| a.is_nan() && b.is_nan() || (a - b).abs() <= 1e-9 * a.abs();
+    let close = |a: f64, b: f64| a.is_nan() && !b.is_finite() || (a - b).abs() <= 1e-9 * a.abs();
     let same = match (&expected.value, &got.value) {
         (Owned::Float(a), Owned::Float(b)) => close(*a, *b),
         (Owned::Int(a), Owned::Float(b)) => close(*a as f64, *b),
