@@ -154,7 +154,18 @@ fn inspect_names_what_a_component_wants() {
 #[test]
 fn every_factory_module_passes_its_vectors_in_the_production_engine() {
     for name in [
-        "anomaly", "classify", "deadband", "dedupe", "nmea", "range", "redact", "scale",
+        "anomaly",
+        "cbor",
+        "classify",
+        "deadband",
+        "dedupe",
+        "homeassistant",
+        "nmea",
+        "range",
+        "redact",
+        "scale",
+        "senml",
+        "sparkplug",
     ] {
         let file = components().join(format!("{name}.wasm"));
         let output = run(&["module", "test", file.to_str().unwrap()]);
