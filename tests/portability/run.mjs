@@ -87,6 +87,7 @@ function same(got, expected) {
   const quality = QUALITY.indexOf(expected.quality ?? (expected.value === null ? 'bad' : 'good'));
   if (got[0] !== expected.series || got[1] !== integer(expected.time) || got[2] !== kind || got[4] !== quality) return false;
   if (kind !== FLOAT) return got[3] === held;
+  if (Number.isNaN(held)) return !Number.isFinite(got[3]);
   return Object.is(got[3], held) || Math.abs(got[3] - held) <= TOLERANCE * Math.max(Math.abs(held), 1);
 }
 
@@ -172,6 +173,77 @@ class Slot {
   }
 }
 
+// Messages as columns. A payload is `text`, `hex` (blanks in it mean nothing) or `json`.
+function toMessages(messages) {
+  const topics = [...new Set(messages.map(({ topic }) => topic))];
+  const payloads = messages.map(({ text, hex, json }) =>
+    hex !== undefined ? Buffer.from(hex.replace(/\s/g, ''), 'hex') : Buffer.from(text ?? JSON.stringify(json)));
+  let end = 0;
+  return {
+    topics,
+    topic: Uint32Array.from(messages, ({ topic }) => topics.indexOf(topic)),
+    time: BigInt64Array.from(messages, ({ time }) => integer(time)),
+    ends: Uint32Array.from(payloads, (payload) => (end += payload.length)),
+    data: new Uint8Array(Buffer.concat(payloads)),
+  };
+}
+
+// What an answer makes of messages: rows of those that are undecoded do not count.
+function decoded({ rows, ends, undecoded, notes }) {
+  const reasons = new Map();
+  for (const { message, reason } of undecoded) if (!reasons.has(message)) reasons.set(message, reason);
+  const all = fromBatch(rows);
+  const stored = Array.from(ends).flatMap((end, message) => (reasons.has(message) ? [] : all.slice(message === 0 ? 0 : ends[message - 1], end)));
+  return { stored, undecoded: [...reasons].sort(([a], [b]) => a - b), notes };
+}
+
+// Everything in which a decoder's step is not what was expected.
+function problemsOfDecoder(step, slot, call) {
+  const expect = step.expect ?? {};
+  const found = [];
+  slot.now = step.messages.map(({ time }) => integer(time)).reduce((a, b) => (a > b ? a : b), 0n);
+  const entries = new Map(slot.entries);
+  let result = { stored: [], undecoded: [], notes: [] };
+  let fault;
+  try {
+    result = decoded(call(toMessages(step.messages)));
+  } catch (error) {
+    fault = faultOf(error);
+    slot.entries = entries;
+  }
+  compareFault(fault, expect, found);
+  compareStored(result.stored, expect, found);
+  const undecoded = expect.undecoded ?? [];
+  if (undecoded.length !== result.undecoded.length || !undecoded.every(({ message, reason }, i) => result.undecoded[i][0] === message && result.undecoded[i][1].includes(reason ?? ''))) {
+    found.push(`undecoded ${JSON.stringify(result.undecoded)}`);
+  }
+  const notes = expect.notes ?? [];
+  if (notes.length !== result.notes.length || !notes.every((note, i) => result.notes[i].includes(note))) {
+    found.push(`notes ${JSON.stringify(result.notes)}`);
+  }
+  return found;
+}
+
+// A fault is an answer; everything else, a trap above all, is an error of the run.
+function faultOf(error) {
+  const answer = error instanceof Error ? error.payload : error;
+  if (answer?.message === undefined) throw error;
+  return answer.message;
+}
+
+function compareFault(fault, expect, found) {
+  if (fault === undefined ? expect.fault !== undefined : expect.fault === undefined || !fault.includes(expect.fault)) {
+    found.push(`fault ${fault}, not ${expect.fault}`);
+  }
+}
+
+function compareStored(stored, expect, found) {
+  if (expect.stored && (expect.stored.length !== stored.length || !expect.stored.every((row, i) => same(stored[i], row)))) {
+    const shown = (row) => (typeof row === 'bigint' ? `${row}` : row);
+    found.push(`stored ${JSON.stringify(stored, (_, row) => shown(row))}`);
+  }
+}
+
 // What an answer makes of the rows.
 function outcome(batch, output) {
   const rejected = new Map();
@@ -207,19 +279,11 @@ function problems(step, slot, call) {
     result = outcome(batch, call(batch));
     slot.commit();
   } catch (error) {
-    // A fault is an answer; everything else, a trap above all, is an error of the run.
-    const answer = error instanceof Error ? error.payload : error;
-    if (answer?.message === undefined) throw error;
-    fault = answer.message;
+    fault = faultOf(error);
     slot.alarms = [];
   }
-  if (fault === undefined ? expect.fault !== undefined : expect.fault === undefined || !fault.includes(expect.fault)) {
-    found.push(`fault ${fault}, not ${expect.fault}`);
-  }
-  if (expect.stored && (expect.stored.length !== result.stored.length || !expect.stored.every((row, i) => same(result.stored[i], row)))) {
-    const shown = (row) => (typeof row === 'bigint' ? `${row}` : row);
-    found.push(`stored ${JSON.stringify(result.stored, (_, row) => shown(row))}`);
-  }
+  compareFault(fault, expect, found);
+  compareStored(result.stored, expect, found);
   if (expect.filtered !== undefined && expect.filtered !== result.filtered) {
     found.push(`filtered ${result.filtered}, not ${expect.filtered}`);
   }
@@ -250,7 +314,10 @@ async function load(file) {
     }
     const { instantiate } = await import(pathToFileURL(join(dir, 'guest.mjs')));
     // A fresh instance for every call, as on the gateway.
-    return (imports) => (batch) => instantiate((path) => cores.get(basename(path)), imports).process(batch);
+    return (imports) => (input) => {
+      const guest = instantiate((path) => cores.get(basename(path)), imports);
+      return guest.decode ? guest.decode(input) : guest.process(input);
+    };
   } finally {
     rmSync(dir, { recursive: true });
   }
@@ -265,7 +332,8 @@ async function run(file) {
     const slot = new Slot(manifest, vector);
     const interfaces = Object.entries(slot.imports()).map(([name, functions]) => [`tidegate:module/${name}`, functions]);
     const call = make(Object.fromEntries(interfaces));
-    const found = vector.steps.flatMap((step, index) => problems(step, slot, call).map((text) => `step ${index + 1}: ${text}`));
+    const judge = manifest.world.includes('/decoder@') ? problemsOfDecoder : problems;
+    const found = vector.steps.flatMap((step, index) => judge(step, slot, call).map((text) => `step ${index + 1}: ${text}`));
     if (found.length > 0) {
       failed += 1;
       console.log(`FAILED  ${manifest.name}: ${vector.name}\n        ${found.join('\n        ')}`);
