@@ -9,6 +9,9 @@ componentize_js() {
   # The exact versions of the lock file, once.
   local tools=${js_sdk%/*}/.tools
   mkdir -p "$tools"
+  # What was fetched for another lock file is fetched anew. preview2-shim stands in package.json because componentize-js imports
+  # it without saying so.
+  cmp -s "$js_sdk/package-lock.json" "$tools/package-lock.json" || rm -rf "$tools/node_modules"
   cp "$js_sdk"/{package.json,package-lock.json,build.mjs} "$tools"
   if [ ! -e "$tools/node_modules/.package-lock.json" ]; then
     (cd "$tools" && npm ci --silent --no-audit --no-fund) ||
