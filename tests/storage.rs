@@ -155,6 +155,91 @@ fn a_read_only_file_system_is_waited_for() {
     assert_eq!(daemon.stop(), 0);
 }
 
+/// The warnings of the daemon's log that hold these words.
+fn warned(daemon: &Daemon, words: &str) -> bool {
+    let log = daemon.log();
+    log.lines()
+        .any(|line| line.contains("WARN") && line.contains(words))
+}
+
+#[test]
+fn modules_that_no_disk_takes_run_all_the_same_without_a_way_back() {
+    let site = Site::new();
+    let state = site.path("state");
+    let places = ["modules", "cache"].map(|name| state.join(name));
+    // Room for nothing that is larger than a page.
+    let mounts: Vec<_> = places
+        .iter()
+        .filter_map(|place| Mount::new(place, "size=4k"))
+        .collect();
+    if mounts.len() < 2 {
+        eprintln!("not root: a file system cannot be mounted, and is not tested here");
+        return;
+    }
+    let broker = Broker::start(&site, "broker");
+    let collector = Collector::start(broker.port, "tidegate/#");
+    let rest = format!("{READINGS}[rollout]\nsettings-mode = \"immediate\"\n");
+    let config = configuration(&site, &broker, &rest);
+    let filters = |filters: &str| {
+        site.write(
+            "conf.d/p.toml",
+            &format!("[pipeline.p]\nfilters = [{filters}]\n"),
+        );
+    };
+    filters("{ module = \"range\", settings = { min = 0 } }");
+    let mut daemon = Daemon::start(&config);
+    assert!(warned(&daemon, "module range"), "{}", daemon.log());
+    assert!(
+        warned(&daemon, "cannot be kept, and no rollback to it"),
+        "{}",
+        daemon.log()
+    );
+    assert!(
+        warned(&daemon, "compiled module is not kept"),
+        "{}",
+        daemon.log()
+    );
+    broker.publish("plant/line1", (0..50).map(numbered));
+    daemon.wait_received("plant", 50);
+    // Another one takes over, and is there after the next start.
+    let generation = |daemon: &Daemon| {
+        let modules = daemon.json("/api/v1/modules");
+        modules["rollouts"][0]["generation"].clone()
+    };
+    let first = generation(&daemon);
+    filters("{ module = \"deadband\", settings = { width = 0 } }");
+    site.write("conf.d/r.toml", "[rollout]\nmode = \"immediate\"\n");
+    daemon.signal("HUP");
+    wait_for("the swap", || (generation(&daemon) != first).then_some(()));
+    let second = generation(&daemon);
+    broker.publish("plant/line1", (50..100).map(numbered));
+    daemon.wait_received("plant", 100);
+    assert_eq!(daemon.stop(), 0);
+    let mut daemon = Daemon::start(&config);
+    assert_eq!(generation(&daemon), second);
+    // What the record names as the last known good is nowhere.
+    let back = tidegate()
+        .args(["module", "rollback", "deadband", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&back.stderr).into_owned();
+    assert!(
+        !back.status.success() && said.contains("cannot be made again"),
+        "{said}"
+    );
+    broker.publish("plant/line1", (100..150).map(numbered));
+    daemon.wait_received("plant", 150);
+    daemon.wait_delivered();
+    assert_numbers(&collector.items("readings"), 150);
+    assert_eq!(daemon.stop(), 0);
+    for place in &places {
+        let left = fs::read_dir(place).unwrap().count();
+        assert_eq!(left, 0, "{} has half a file", place.display());
+    }
+    assert_eq!(verify(&config).0, 0);
+}
+
 /// Overwrites whatever SQLite has written, as a disk that returns garbage.
 fn spoil(database: &Path) {
     for (ending, from) in [("", 0), ("-wal", 32)] {

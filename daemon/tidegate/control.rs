@@ -2,7 +2,7 @@
 //! changed in a running gateway is changed through it.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -94,6 +94,47 @@ pub(crate) fn post(state_dir: &Path, action: &str, body: &Value) -> anyhow::Resu
     read_answer(&answer)
 }
 
+/// Sends bytes to the running gateway, and hands on each line of JSON that it answers, as it comes. Ends with the answer.
+///
+/// # Errors
+/// As [`post`], and what `each` says.
+pub(crate) fn follow(
+    state_dir: &Path,
+    action: &str,
+    body: &[u8],
+    mut each: impl FnMut(Value) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let path = path(state_dir);
+    let silent = || format!("the gateway did not answer on {}", path.display());
+    let head = format!(
+        "POST {action} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = connect(&path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(body))
+        .with_context(silent)?;
+    let mut answer = BufReader::new(stream.take(ANSWER_BYTES));
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if answer.read_line(&mut head).with_context(silent)? == 0 {
+            break;
+        }
+    }
+    if !(200..300).contains(&status(&head)?) {
+        answer.read_to_string(&mut head).with_context(silent)?;
+        return read_answer(&head).map(drop);
+    }
+    for line in answer.lines() {
+        let line = line.context("the connection to the gateway broke")?;
+        each(serde_json::from_str(&line).context("the gateway answered a line that is no JSON")?)?;
+    }
+    Ok(())
+}
+
 fn connect(path: &Path) -> anyhow::Result<UnixStream> {
     let shown = path.display();
     UnixStream::connect(path).map_err(|error| {
@@ -126,15 +167,17 @@ fn exchange(mut stream: UnixStream, request: &[u8]) -> anyhow::Result<String> {
     Ok(answer)
 }
 
+fn status(head: &str) -> anyhow::Result<u16> {
+    let line = head.lines().next();
+    line.and_then(|line| line.split(' ').nth(1)?.parse::<u16>().ok())
+        .context("the gateway's answer has no status")
+}
+
 fn read_answer(answer: &str) -> anyhow::Result<Value> {
     let (head, body) = answer
         .split_once("\r\n\r\n")
         .context("the gateway's answer is not HTTP")?;
-    let status = head
-        .lines()
-        .next()
-        .and_then(|line| line.split(' ').nth(1)?.parse::<u16>().ok())
-        .context("the gateway's answer has no status")?;
+    let status = status(head)?;
     let body: Value = serde_json::from_str(body)
         .with_context(|| format!("the gateway answered {status} and no JSON"))?;
     if (200..300).contains(&status) {

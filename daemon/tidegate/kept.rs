@@ -1,8 +1,9 @@
 //! The components of the generations on record, kept on the device: what a rollback goes back to is here, whatever
 //! became of the files that it came from.
 //!
-//! `<state-dir>/modules/<digest>.wasm` and `.json`. A file counts only when its bytes have the digest that the record
-//! names.
+//! `<state-dir>/modules/<digest>.wasm` and `.json`, with `.factory` beside them where the daemon of then had the component
+//! built in. A file counts only when its bytes have the digest that the record names. A component that cannot be kept runs
+//! all the same; a rollback to it is then not possible once its own file is gone.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -10,47 +11,65 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use tidegate_pipeline::{Digest, Module};
+use tidegate_pipeline::{Digest, Manifest, Module, Origin};
 
 use crate::modules;
 
-/// Bytes of all components that are kept. A candidate beyond is not tried: without its components no rollback is certain.
+/// Bytes of all components that are kept.
 const KEPT_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What a component's name ends in that was built into a daemon.
+const BUILT_IN: &str = "factory";
 
 /// The directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
     dir: PathBuf,
+    most_bytes: u64,
 }
 
 impl Kept {
     pub(crate) fn new(state_dir: &Path) -> Self {
         Self {
             dir: state_dir.join("modules"),
+            most_bytes: KEPT_BYTES,
         }
     }
 
-    /// Keeps a module; one that is there already is left as it is.
-    ///
-    /// # Errors
-    /// The directory does not take it, or is full by its bound.
-    pub(crate) fn put(&self, module: &Module) -> anyhow::Result<()> {
+    /// Keeps a module; one that is there already is left as it is. Where that cannot be it says so in the log.
+    pub(crate) fn put(&self, module: &Module) {
+        if let Err(error) = self.try_put(module) {
+            let Manifest { name, version, .. } = &module.manifest;
+            tracing::warn!(
+                "module {name} {version} cannot be kept, and no rollback to it is possible once its file has gone: {error:#}"
+            );
+        }
+    }
+
+    fn try_put(&self, module: &Module) -> anyhow::Result<()> {
         let digest = Digest::of(&module.component);
         let (wasm, json) = self.paths(&digest);
-        if json.exists() && self.get(&digest).is_ok() {
+        let as_it_is =
+            |kept: Module| kept.origin == module.origin || kept.origin == Origin::Factory;
+        if json.exists() && self.get(&digest).is_ok_and(as_it_is) {
             return Ok(());
         }
         fs::create_dir_all(&self.dir)
             .with_context(|| format!("{} cannot be made", self.dir.display()))?;
         let there = self.bytes()?;
         let bytes = there + module.component.len() as u64;
-        if bytes > KEPT_BYTES {
+        if bytes > self.most_bytes {
             bail!(
-                "{} would hold {bytes} bytes, above the bound of {KEPT_BYTES}; use fewer or smaller modules",
-                self.dir.display()
+                "{} would hold {bytes} bytes, above the bound of {}; use fewer or smaller modules",
+                self.dir.display(),
+                self.most_bytes
             );
         }
         write(&wasm, &module.component)?;
+        match module.origin {
+            Origin::Factory => write(&wasm.with_extension(BUILT_IN), &[])?,
+            Origin::Local => {}
+        }
         // The manifest comes last: without it the component is not there.
         let manifest = serde_json::to_vec(&module.manifest)?;
         write(&json, &manifest)?;
@@ -59,13 +78,16 @@ impl Kept {
             .with_context(|| format!("{}", self.dir.display()))
     }
 
-    /// A module that was kept.
+    /// A module that was kept, with the origin that it had when it was.
     ///
     /// # Errors
     /// It is not there, or is not what its name says.
     pub(crate) fn get(&self, digest: &Digest) -> anyhow::Result<Module> {
         let (wasm, _) = self.paths(digest);
-        let module = modules::from_files(&wasm)?;
+        let mut module = modules::from_files(&wasm)?;
+        if wasm.with_extension(BUILT_IN).exists() {
+            module.origin = Origin::Factory;
+        }
         let found = Digest::of(&module.component);
         if found != *digest {
             bail!("{} has {found}: it is damaged and not run", wasm.display());
@@ -85,7 +107,8 @@ impl Kept {
         };
         for path in entries.flatten().map(|entry| entry.path()) {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            if keep.contains(&format!("sha256:{stem}")) {
+            let whole = path.extension().is_none_or(|extension| extension != "new");
+            if whole && keep.contains(&format!("sha256:{stem}")) {
                 continue;
             }
             if let Err(error) = fs::remove_file(&path) {
@@ -117,6 +140,12 @@ fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         file.sync_all()?;
         fs::rename(&fresh, path)
     });
+    if written.is_err()
+        && let Err(error) = fs::remove_file(&fresh)
+        && error.kind() != ErrorKind::NotFound
+    {
+        tracing::warn!(%error, "{} cannot be removed", fresh.display());
+    }
     written.with_context(|| format!("{} cannot be written", path.display()))
 }
 
@@ -136,9 +165,10 @@ mod tests {
         };
         let digest = Digest::of(&module.component);
         assert!(kept.get(&digest).is_err());
-        kept.put(&module).unwrap();
-        kept.put(&module).unwrap();
+        kept.try_put(&module).unwrap();
+        kept.try_put(&module).unwrap();
         let read = kept.get(&digest).unwrap();
+        assert_eq!(read.origin, Origin::Factory);
         assert_eq!(
             (read.manifest, read.component),
             (module.manifest.clone(), module.component.clone())
@@ -150,12 +180,36 @@ mod tests {
         fs::write(&wasm, &bytes).unwrap();
         let error = kept.get(&digest).unwrap_err().to_string();
         assert!(error.contains("damaged"), "{error}");
-        kept.put(&module).unwrap();
+        kept.try_put(&module).unwrap();
         assert!(kept.get(&digest).is_ok(), "the damage is mended");
 
+        fs::write(wasm.with_extension("new"), "half").unwrap();
         kept.sweep(&[digest.as_str().to_owned()].into());
         assert!(kept.get(&digest).is_ok());
+        assert!(!wasm.with_extension("new").exists());
         kept.sweep(&BTreeSet::new());
-        assert!(!wasm.exists());
+        assert_eq!(fs::read_dir(&kept.dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_above_the_bound_is_not_kept_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let factory = &crate::factory::FACTORY[0];
+        let module = Module {
+            manifest: Manifest::parse(factory.manifest.as_bytes()).unwrap(),
+            component: factory.component.into(),
+            origin: Origin::Local,
+        };
+        let kept = Kept {
+            most_bytes: factory.component.len() as u64 - 1,
+            ..Kept::new(dir.path())
+        };
+        let error = kept.try_put(&module).unwrap_err().to_string();
+        assert!(error.contains("above the bound"), "{error}");
+        assert_eq!(fs::read_dir(&kept.dir).unwrap().count(), 0);
+        let kept = Kept::new(dir.path());
+        kept.put(&module);
+        let read = kept.get(&Digest::of(&module.component)).unwrap();
+        assert_eq!(read.origin, Origin::Local);
     }
 }

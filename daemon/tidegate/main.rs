@@ -26,6 +26,7 @@ mod replay;
 mod rollouts;
 mod supervise;
 mod time;
+mod tryout;
 mod waiting;
 mod wear;
 mod wiring;

@@ -8,13 +8,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidegate_domain::alarm;
 use tidegate_domain::quarantine::{Action, ORDERS, Selection};
-use tidegate_status::{Actions, Answer, Refused};
+use tidegate_status::{Actions, Answer, Refused, TryRequest};
 use tidegate_store::{AcknowledgeAlarms, Matching, Orders, ReadError, Reader};
 use tokio::sync::mpsc;
 
 use crate::clock;
 use crate::replay::{Owner, owner_of};
 use crate::rollouts::Rollouts;
+use crate::tryout;
 use crate::writer::ToWriter;
 
 /// How long an order may take to become durable. The store commits within its linger, unless it is in trouble.
@@ -42,6 +43,10 @@ impl Actions for Operator {
 
     fn roll_back(&self, module: String) -> Answer<'_> {
         Box::pin(self.roll_back_module(module))
+    }
+
+    fn try_out(&self, request: TryRequest) -> Result<mpsc::Receiver<Value>, Refused> {
+        tryout::begin(&self.rollouts, request)
     }
 }
 

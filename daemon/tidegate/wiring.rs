@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tidegate_domain::limits;
 use tidegate_ingest::{SourceEvent, SourceHandle};
-use tidegate_pipeline::{LoadedModule, Role, Runtime};
+use tidegate_pipeline::{LoadedModule, Runtime};
 use tidegate_store::{Committed, Input, Store};
 use tidegate_tls::Tls;
 use tidegate_uplink::UplinkHandle;
@@ -35,7 +35,7 @@ use crate::config::{self, Config};
 use crate::control::{self, Socket};
 use crate::kept::Kept;
 use crate::log::RecentErrors;
-use crate::observe::{Observed, Observer, Progress};
+use crate::observe::{Decoding, Observed, Observer, Progress};
 use crate::operator::Operator;
 use crate::replay::{self, Owner, Replay, Replayer, Tried};
 use crate::rollouts::{Maker, Place, Rollouts};
@@ -113,10 +113,7 @@ pub(crate) fn start(
     };
     let found = maker.load()?;
     let modules: Vec<Arc<LoadedModule>> = found.values().cloned().collect();
-    let decoders = found
-        .values()
-        .filter(|module| module.manifest.world.role() == Role::Decoder);
-    let decoders: Vec<Arc<LoadedModule>> = decoders.cloned().collect();
+    let mut decoders = Vec::new();
 
     let (outcomes, made) = mpsc::channel::<Input>(OUTCOMES);
     let (inbox, writer_inbox) = mpsc::channel::<ToWriter>(INBOX);
@@ -193,8 +190,18 @@ pub(crate) fn start(
                 record_events(source.name.clone(), happened, inbox.clone()),
                 &runtime,
             );
+            let decoder = gateway::decoder(config, source, &engine, &found, &recovered.state)?;
+            if let (config::Decode::Module(named), Some(stats)) = (&source.decode, decoder.stats())
+                && let Some(module) = found.get(&named.module)
+            {
+                decoders.push(Decoding {
+                    source: index,
+                    module: Arc::clone(module),
+                    stats,
+                });
+            }
             let stage = SourceStage {
-                decoder: gateway::decoder(config, source, &engine, &found, &recovered.state)?,
+                decoder,
                 duplicates: gateway::duplicates(
                     source,
                     recovered.identities.get(index).map_or(&[], Vec::as_slice),
@@ -223,6 +230,7 @@ pub(crate) fn start(
             pipelines.insert(index, lane.shown());
             places.push(Place {
                 pipeline: index,
+                worker: workers.len(),
                 lane: lanes.len(),
                 orders: orders.clone(),
                 shown: lane.shown(),
@@ -272,6 +280,7 @@ pub(crate) fn start(
         config: Mutex::new(Arc::clone(config)),
         places,
         turn: Mutex::default(),
+        tryouts: Arc::new(Semaphore::new(1)),
     });
     rollouts.tidy();
     // Orders about quarantine: from the control socket to the writer, and their rows to the workers again.

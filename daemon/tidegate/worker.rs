@@ -17,7 +17,7 @@ use tidegate_domain::{Batch, BatchOutcome, Message};
 use tidegate_ingest::Received;
 use tidegate_pipeline::Lane;
 use tidegate_pipeline::decode::{DecodeFailure, Decoder};
-use tidegate_pipeline::{DecodedByModule, ModuleDecoder};
+use tidegate_pipeline::{DecodedByModule, ModuleDecoder, PipelineStats};
 use tidegate_store::Input;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -79,6 +79,14 @@ pub(crate) enum SourceDecoder {
 }
 
 impl SourceDecoder {
+    /// Its numbers, where it is a module.
+    pub(crate) fn stats(&self) -> Option<Arc<PipelineStats>> {
+        match self {
+            Self::Native { .. } => None,
+            Self::Module(decoder) => Some(decoder.stats()),
+        }
+    }
+
     fn decode(&mut self, messages: &[Message]) -> DecodedByModule {
         match self {
             Self::Native {
@@ -181,21 +189,21 @@ impl Worker {
         }
     }
 
-    /// Takes a step of a rollout. Whoever asked for it is told once it is durable.
+    /// Takes steps of a rollout, all of them before the next batch. Whoever asked for them is told once they are durable.
     fn carry_out(&mut self, order: Order) -> Result<(), WriterGone> {
-        if let Some(lane) = self.pipelines.get_mut(order.lane) {
-            let change = order.step.take(lane);
-            self.tell(vec![change])?;
+        let mut changes = Vec::new();
+        for (lane, step) in order.steps {
+            if let Some(lane) = self.pipelines.get_mut(lane) {
+                changes.extend(step.take(lane));
+            }
         }
-        let Some(done) = order.done else {
-            return Ok(());
-        };
+        self.tell(changes)?;
         // No message is meant: the answer comes after the commit of what was handed over before.
         self.on_record(|reply| Input::Attempts {
             digests: Vec::new(),
             reply,
         })?;
-        if done.try_send(()).is_err() {
+        if order.done.try_send(()).is_err() {
             tracing::debug!("nobody waits for a step of a rollout any more");
         }
         Ok(())

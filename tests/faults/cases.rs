@@ -1,5 +1,7 @@
 //! What is done to a gateway. Each case follows from its seed, as far as the machine's own timing lets it.
 
+mod canary;
+
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -41,6 +43,8 @@ pub(crate) enum Kind {
     SyncKill,
     /// The power goes, and with it what was not synced.
     PowerCut,
+    /// The power goes, or the daemon is killed, while a new version of a filter is on trial.
+    Canary,
     /// The disk is full for a while.
     NoSpace,
     /// The n-th write of the writer fails, and then every so many.
@@ -68,11 +72,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Kill,
         Self::StartKill,
         Self::SyncKill,
         Self::PowerCut,
+        Self::Canary,
         Self::NoSpace,
         Self::WriteError,
         Self::SyncError,
@@ -95,7 +100,7 @@ impl Kind {
     #[track_caller]
     pub(crate) fn can(self) -> bool {
         match self {
-            Self::PowerCut | Self::NoSpace => {
+            Self::PowerCut | Self::Canary | Self::NoSpace => {
                 can("mount a disk", &["mkfs.ext4", "mount", "umount"])
             }
             Self::ReadOnly => can(
@@ -168,6 +173,7 @@ impl Case {
             Kind::StartKill => run.kill_at_start(),
             Kind::SyncKill => run.kill_at_sync(),
             Kind::PowerCut => run.power_cuts(),
+            Kind::Canary => run.canaries(),
             Kind::NoSpace => run.no_space(),
             Kind::WriteError => run.errors("pwrite64"),
             Kind::SyncError => run.errors("fsync,fdatasync"),

@@ -42,6 +42,11 @@ fn power_cuts() {
 }
 
 #[test]
+fn power_cuts_in_mid_canary() {
+    check(Kind::Canary, &[3, 3]);
+}
+
+#[test]
 fn a_full_disk() {
     check(Kind::NoSpace, &[1, 2]);
 }

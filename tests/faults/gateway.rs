@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) uplink_port: Option<u16>,
     /// Further configuration, at its end.
     pub(crate) more: String,
+    /// Whether canaries cut batches in two, see [`History`].
+    pub(crate) split: bool,
     /// Whether the cloud sends commands. They take an uplink that comes up.
     pub(crate) commands: bool,
     /// A switch that breaks the daemon: see `daemon/tidegate/faults.rs`.
@@ -47,6 +49,7 @@ impl Default for Plan {
             source_port: None,
             uplink_port: None,
             more: String::new(),
+            split: false,
             commands: true,
             broken: None,
             under: Vec::new(),
@@ -244,6 +247,7 @@ impl<'a> Gateway<'a> {
     pub(crate) fn settle(mut self) -> (History, Site) {
         let mut history = History {
             window: WINDOW,
+            split: self.plan.split,
             kills: self.kills,
             replaced: self.replaced.clone(),
             alarms: self.alarms.clone(),

@@ -82,6 +82,7 @@ fn all(seed: u64) -> Vec<Case> {
             Kind::StartKill => (1..=30).collect(),
             Kind::SyncKill => (1..=200).collect(),
             Kind::PowerCut => vec![10; 10],
+            Kind::Canary => vec![8; 6],
             Kind::NoSpace => vec![3; 6],
             Kind::WriteError | Kind::SyncError => (0..15).map(|n| 1 + n * n).collect(),
             Kind::ReadOnly => vec![2; 4],

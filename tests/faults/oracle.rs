@@ -35,6 +35,8 @@ pub(crate) struct History {
     pub(crate) quarantined: BTreeMap<String, BTreeSet<u64>>,
     /// The ids of the commands that the cloud's broker took.
     pub(crate) commands: Vec<String>,
+    /// Canaries cut batches in two by series: order holds within each series, not across those of a source.
+    pub(crate) split: bool,
     /// How often the daemon was killed.
     pub(crate) kills: u64,
     /// Series for which an alarm must have come.
@@ -309,7 +311,9 @@ impl<'a> Judge<'a> {
             let times = seen.entry(source).or_default().entry(n).or_default();
             *times += 1;
             if *times == 1 {
-                let latest = latest.entry(source).or_insert(n);
+                let series = item["series"].as_str().unwrap_or_default();
+                let within = if self.history.split { series } else { *source };
+                let latest = latest.entry(within).or_insert(n);
                 if n < *latest {
                     let (source, after) = ((*source).to_owned(), *latest);
                     self.violations
@@ -916,6 +920,14 @@ mod tests {
         check(
             |violation| matches!(violation, Violation::Reordered { n: 2, after: 3, .. }),
             |history| history.received[0].items.swap(2, 3),
+        );
+        // Within a series also where canaries cut batches in two.
+        check(
+            |violation| matches!(violation, Violation::Reordered { n: 2, after: 3, .. }),
+            |history| {
+                history.split = true;
+                history.received[0].items.swap(2, 3);
+            },
         );
         // Order goes by number, not by arrival: two messages that overtook each other are none of it.
         let mut overtaken = sound();

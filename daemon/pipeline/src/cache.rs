@@ -138,19 +138,33 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
+    /// A cache that cannot be kept is one that is always empty: modules are compiled at every start, and that is said.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
     pub(crate) fn open(
         dir: PathBuf,
         secret: &Path,
         limits: CacheLimits,
     ) -> Result<Self, RuntimeError> {
-        private_dir(&dir).map_err(|source| RuntimeError::CacheDir {
-            path: dir.clone(),
-            source,
-        })?;
-        let secret = device_secret(secret).map_err(|source| RuntimeError::Secret {
-            path: secret.to_owned(),
-            source,
-        })?;
+        if let Err(error) = private_dir(&dir) {
+            tracing::warn!(
+                %error, path = %dir.display(),
+                "the directory for compiled modules cannot be used, and they will be compiled again at the next start; check \
+                 its owner and free space"
+            );
+        }
+        let secret = match device_secret(secret) {
+            Ok(secret) => secret,
+            Err(error) => {
+                tracing::warn!(
+                    %error, path = %secret.display(),
+                    "the device secret cannot be read or created, and modules will be compiled again at the next start; it \
+                     must be a file of our own user"
+                );
+                random_secret().map_err(RuntimeError::Random)?
+            }
+        };
         Ok(Self {
             dir,
             secret,
@@ -327,12 +341,17 @@ fn device_secret(path: &Path) -> io::Result<[u8; SECRET_BYTES]> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let mut secret = [0; SECRET_BYTES];
-    getrandom::fill(&mut secret).map_err(|error| io::Error::other(error.to_string()))?;
+    let secret = random_secret()?;
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
     write_atomically(path, &secret)?;
+    Ok(secret)
+}
+
+fn random_secret() -> io::Result<[u8; SECRET_BYTES]> {
+    let mut secret = [0; SECRET_BYTES];
+    getrandom::fill(&mut secret).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(secret)
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tidegate_domain::limits;
 
@@ -155,7 +156,6 @@ fn lower(resource: Resource, wanted: u64) -> io::Result<()> {
 #[derive(Clone)]
 pub(crate) struct Compiler {
     pub(crate) program: PathBuf,
-    pub(crate) scratch: PathBuf,
     pub(crate) limits: CompileLimits,
     pub(crate) profile: Profile,
 }
@@ -169,13 +169,15 @@ impl Compiler {
         }
     }
 
-    /// Native code of a component. Files without a name carry input and output, so that nothing can block on a pipe.
+    /// Native code of a component. Files in memory carry input and output: nothing can block on a pipe, and no state of the
+    /// disk keeps a module from being compiled. The child's bound on the size of files holds for them as well.
     pub(crate) fn run(&self, component: &[u8]) -> Result<Vec<u8>, LoadError> {
-        let scratch = |source| LoadError::Scratch {
-            dir: self.scratch.clone(),
-            source,
+        let scratch = LoadError::Scratch;
+        let file = || {
+            memfd_create("compiler", MemfdFlags::CLOEXEC)
+                .map(File::from)
+                .map_err(io::Error::from)
         };
-        let file = || tempfile::tempfile_in(&self.scratch);
         let mut input = file().map_err(scratch)?;
         input
             .write_all(component)

@@ -151,22 +151,9 @@ pub enum RuntimeError {
         /// What the engine says.
         detail: String,
     },
-    /// The cache directory cannot be made or opened.
-    #[error("the directory for compiled modules, {}, cannot be used; check its owner and free space", path.display())]
-    CacheDir {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The device secret cannot be read or made.
-    #[error("the device secret {} cannot be read or created; it must be a file of our own user", path.display())]
-    Secret {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The system gives no random numbers for a device secret.
+    #[error("no random numbers for a device secret")]
+    Random(#[source] std::io::Error),
     /// No thread for the clock that interrupts guests.
     #[error("no thread for the clock that interrupts filters")]
     Ticker(#[source] std::io::Error),
@@ -186,14 +173,9 @@ pub enum LoadError {
         /// Why.
         source: std::io::Error,
     },
-    /// Files for the compiler's input and output.
-    #[error("no temporary files for the compiler in {}", dir.display())]
-    Scratch {
-        /// The directory.
-        dir: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// Memory for the compiler's input and output.
+    #[error("no memory for the compiler's input and output")]
+    Scratch(#[source] std::io::Error),
     /// The compiler took too long and was killed.
     #[error("compiling the module took longer than {} s and was stopped", limit.as_secs_f32())]
     CompileTime {
@@ -291,7 +273,7 @@ impl Runtime {
                 }
             },
         };
-        let cache = Cache::open(config.cache_dir.clone(), &config.secret, config.cache)?;
+        let cache = Cache::open(config.cache_dir, &config.secret, config.cache)?;
         let ticker = Ticker::start(engine.clone(), CONCURRENT_GUESTS)
             .map(Arc::new)
             .map_err(RuntimeError::Ticker)?;
@@ -302,7 +284,6 @@ impl Runtime {
             cache,
             compiler: Compiler {
                 program: config.compiler,
-                scratch: config.cache_dir,
                 limits: config.compile,
                 profile,
             },
@@ -350,9 +331,26 @@ impl Runtime {
         if let Some(compiled) = loaded.get(&digest).and_then(Weak::upgrade) {
             return Ok(compiled);
         }
-        let compiled = Arc::new(self.cached_or_compiled(component, digest.clone(), limits)?);
+        let compiled =
+            Arc::new(self.cached_or_compiled(component, digest.clone(), limits, true)?);
         loaded.insert(digest, Arc::downgrade(&compiled));
         Ok(compiled)
+    }
+
+    /// The same for a component that leaves no trace: what is compiled is not kept.
+    ///
+    /// # Errors
+    /// Those of [`Runtime::load_within`].
+    pub(crate) fn load_for_once(
+        &self,
+        component: &[u8],
+        limits: &LoadLimits,
+    ) -> Result<Arc<Compiled>, LoadError> {
+        inspect::bounded(component, limits.module_bytes)?;
+        let digest = inspect::outline(component)?.digest;
+        Ok(Arc::new(
+            self.cached_or_compiled(component, digest, limits, false)?,
+        ))
     }
 
     fn cached_or_compiled(
@@ -360,6 +358,7 @@ impl Runtime {
         component: &[u8],
         digest: Digest,
         limits: &LoadLimits,
+        keep: bool,
     ) -> Result<Compiled, LoadError> {
         let key = Key::new(&digest, &self.engine, self.profile);
         let miss = match self.cache.read(&key) {
@@ -385,7 +384,7 @@ impl Runtime {
         let artefact = self.cache.seal(&key, &native);
         let component = native::deserialize(&self.engine, &artefact)
             .map_err(|error| LoadError::Load(format!("{error:#}")))?;
-        if let Err(error) = self.cache.write(&key, &artefact) {
+        if keep && let Err(error) = self.cache.write(&key, &artefact) {
             tracing::warn!(%error, "the compiled module is not kept and will be compiled again at the next start");
         }
         Ok(Compiled {

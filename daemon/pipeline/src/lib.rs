@@ -58,7 +58,7 @@ pub use engine::{
 pub use grants::{Grant, NotGranted};
 pub use host::Secret;
 pub use inspect::{Digest, ImportName, Inspection, inspect};
-pub use lane::{Lane, Showing, Shown};
+pub use lane::{End, Lane, Look, Showing, Shown, Tried, Tryout};
 pub use manifest::{LoadedModule, Manifest, Module, ModuleError, Origin, StateKind};
 pub use slot::{OnFailure, SlotConfig, SlotError};
 pub use stats::{FilterSnapshot, FilterStats, LastError, Metric, PipelineStats};

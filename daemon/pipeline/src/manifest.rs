@@ -284,6 +284,22 @@ impl LoadedModule {
     /// # Errors
     /// See [`ModuleError`].
     pub fn load(runtime: &Runtime, module: Module) -> Result<Self, ModuleError> {
+        Self::load_by(module, runtime, Runtime::load_within)
+    }
+
+    /// The same for a module that leaves no trace: what is compiled is not kept.
+    ///
+    /// # Errors
+    /// See [`ModuleError`].
+    pub fn load_for_once(runtime: &Runtime, module: Module) -> Result<Self, ModuleError> {
+        Self::load_by(module, runtime, Runtime::load_for_once)
+    }
+
+    fn load_by(
+        module: Module,
+        runtime: &Runtime,
+        load: impl Fn(&Runtime, &[u8], &LoadLimits) -> Result<Arc<Compiled>, LoadError>,
+    ) -> Result<Self, ModuleError> {
         let Module {
             manifest,
             component,
@@ -319,13 +335,10 @@ impl LoadedModule {
                 exports,
             });
         }
-        let compiled =
-            runtime
-                .load_within(&component, &limits)
-                .map_err(|source| ModuleError::Load {
-                    name: name(),
-                    source,
-                })?;
+        let compiled = load(runtime, &component, &limits).map_err(|source| ModuleError::Load {
+            name: name(),
+            source,
+        })?;
         Ok(Self {
             manifest,
             inspection,

@@ -155,10 +155,7 @@ impl Rehearsal {
         };
         let present = self.present.run(batch, arrival, now);
         let candidate = self.candidate.run(batch, arrival, now);
-        let difference = BatchDifference {
-            rows: rows(fates(&present), fates(&candidate)),
-            alarms: alarms(&present, &candidate),
-        };
+        let difference = difference(&present, &candidate);
         self.sums.batches += 1;
         self.sums.changed_rows += difference.rows.len() as u64;
         self.sums.changed_alarms += difference.alarms.len() as u64;
@@ -171,6 +168,17 @@ impl Rehearsal {
     #[must_use]
     pub fn sums(&self) -> Sums {
         self.sums
+    }
+}
+
+/// What differs between what two chains made of the same batch.
+pub(crate) fn difference(
+    present: &PipelineOutcome,
+    candidate: &PipelineOutcome,
+) -> BatchDifference {
+    BatchDifference {
+        rows: rows(fates(present), fates(candidate)),
+        alarms: alarms(present, candidate),
     }
 }
 

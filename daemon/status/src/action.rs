@@ -1,18 +1,24 @@
 //! What an operator may do to the running gateway, over its control socket: the only way in which anything here
 //! changes something. The page's listener does not have these paths.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, JsonRejection};
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
+use hyper::body::Frame;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidegate_domain::alarm;
 use tidegate_domain::quarantine::{Action, Selection};
+use tokio::sync::mpsc;
 
 use crate::page;
 
@@ -27,6 +33,36 @@ pub trait Actions: Send + Sync + 'static {
 
     /// Acknowledges alarms that are raised, on somebody's behalf.
     fn acknowledge(&self, request: alarm::Request) -> Answer<'_>;
+
+    /// Runs a module on copies of what a pipeline gets, heard by nobody, for as long as the lines that tell of it are read.
+    ///
+    /// # Errors
+    /// What can be said at once; the rest comes as a line.
+    fn try_out(&self, request: TryRequest) -> Result<mpsc::Receiver<Value>, Refused>;
+}
+
+/// A module to try, and where. Its JSON, on one line, is followed by the component's bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TryRequest {
+    /// `[pipeline.NAME]`.
+    pub pipeline: String,
+    /// The filter whose place it takes; by default that of its own name, else it comes last.
+    #[serde(default)]
+    pub filter: Option<String>,
+    /// Settings; by default those of that filter.
+    #[serde(default)]
+    pub settings: Option<Value>,
+    /// How long at most.
+    pub seconds: u64,
+    /// Readings for a verdict; by default as many as a rollout needs.
+    #[serde(default)]
+    pub samples: Option<u64>,
+    /// The module's manifest.
+    pub manifest: Value,
+    /// The component.
+    #[serde(skip)]
+    pub component: Bytes,
 }
 
 /// What an action answers, later.
@@ -44,6 +80,7 @@ pub enum Refused {
 }
 
 const ACKNOWLEDGE: &str = "/api/v1/alarms/acknowledge";
+pub(crate) const TRY: &str = "/api/v1/modules/try";
 const ROLLBACK: &str = "/api/v1/modules/{name}/rollback";
 
 /// What handlers of actions share.
@@ -57,6 +94,58 @@ pub(crate) fn actions() -> Vec<(&'static str, MethodRouter<Shared>)> {
         (ACKNOWLEDGE, post(acknowledge)),
         (ROLLBACK, post(roll_back)),
     ]
+}
+
+/// The way in for modules, whose bodies are larger than any other.
+pub(crate) fn try_route() -> (&'static str, MethodRouter<Shared>) {
+    (TRY, post(try_out))
+}
+
+async fn try_out(State(actions): State<Shared>, body: Result<Bytes, BytesRejection>) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => {
+            return page::problem(rejection.status(), &rejection.body_text(), TRY, "");
+        }
+    };
+    let lines = read_request(&body).and_then(|request| actions.try_out(request));
+    match lines {
+        Ok(lines) => {
+            let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+            (kind, Body::new(Lines(lines))).into_response()
+        }
+        Err(refused) => answer(TRY, StatusCode::OK, Err(refused)),
+    }
+}
+
+fn read_request(body: &Bytes) -> Result<TryRequest, Refused> {
+    let end = body.iter().position(|byte| *byte == b'\n');
+    let end = end.ok_or_else(|| {
+        let why = "the request has no line of JSON before the component";
+        Refused::Request(why.to_owned())
+    })?;
+    let request: TryRequest = serde_json::from_slice(&body[..end])
+        .map_err(|error| Refused::Request(format!("the request: {error}")))?;
+    Ok(TryRequest {
+        component: body.slice(end + 1..),
+        ..request
+    })
+}
+
+/// Lines of JSON as they come; the answer ends when nobody sends any more.
+struct Lines(mpsc::Receiver<Value>);
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let line = self.0.poll_recv(context);
+        line.map(|line| line.map(|line| Ok(Frame::data(format!("{line}\n").into()))))
+    }
 }
 
 async fn acknowledge(

@@ -9,11 +9,21 @@ use tidegate_domain::Ledger;
 use tidegate_domain::ledger::Imbalance;
 
 use crate::routes::Shared;
+use crate::slots::{self, Rollout, Slot};
+use crate::view::ModuleStatus;
 
 /// A list, in an object so that it can grow.
 #[derive(Serialize)]
 struct List<'a, T> {
     items: &'a [T],
+}
+
+/// The modules, and where they run.
+#[derive(Serialize)]
+struct Modules<'a> {
+    items: &'a [ModuleStatus],
+    slots: Vec<Slot>,
+    rollouts: Vec<Rollout<'a>>,
 }
 
 /// The ledger, and whether it balances.
@@ -53,7 +63,13 @@ pub(crate) async fn uplinks(State(view): State<Shared>) -> impl IntoResponse {
 }
 
 pub(crate) async fn modules(State(view): State<Shared>) -> impl IntoResponse {
-    list(&view.snapshot().modules)
+    let snapshot = view.snapshot();
+    Json(Modules {
+        items: &snapshot.modules,
+        slots: slots::slots(&snapshot),
+        rollouts: slots::rollouts(&snapshot),
+    })
+    .into_response()
 }
 
 pub(crate) async fn alarms(State(view): State<Shared>) -> impl IntoResponse {

@@ -13,11 +13,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use tidegate_domain::limits;
 
 use crate::page;
 
@@ -86,17 +85,14 @@ pub(crate) async fn panics(request: Request, next: Next) -> Response {
 
 /// Refuses a request whose body says that it is above its bound; a body that does not say is cut at the same bound
 /// by the extractor that reads it.
-pub(crate) async fn body(request: Request, next: Next) -> Response {
+pub(crate) async fn body(State(most): State<usize>, request: Request, next: Next) -> Response {
     let length = request
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > limits::HTTP_BODY_BYTES) {
+    if length.is_some_and(|length| length > most) {
         let (path, accept) = asked(&request);
-        let detail = format!(
-            "The request's body is larger than {} bytes.",
-            limits::HTTP_BODY_BYTES
-        );
+        let detail = format!("The request's body is larger than {most} bytes.");
         return page::problem(StatusCode::PAYLOAD_TOO_LARGE, &detail, &path, &accept);
     }
     next.run(request).await

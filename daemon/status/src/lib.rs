@@ -8,6 +8,7 @@
 //! | `view` | the snapshot: what there is to show, in which unit |
 //! | `verdict` | the snapshot judged: what is wrong, since when, what was lost, what to do |
 //! | `certificates` | which of them run out, for verdict and page |
+//! | `slots` | every slot, with what runs in it, what is tried and what comes back |
 //! | `page` | the page, and the numbers as a person reads them (`format`) |
 //! | `api` | JSON, health, readiness |
 //! | `action` | what an operator may do, over the control socket alone |
@@ -26,10 +27,11 @@ mod metrics;
 mod page;
 mod routes;
 mod serve;
+mod slots;
 mod verdict;
 pub mod view;
 
-pub use action::{Actions, Answer, Refused};
+pub use action::{Actions, Answer, Refused, TryRequest};
 pub use routes::{control_router, router};
 pub use serve::{serve, serve_control};
 pub use view::{Readiness, Snapshot, View};

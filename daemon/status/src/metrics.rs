@@ -4,6 +4,8 @@
 //! second copy of each. Labels are names from the configuration and fixed words, never a series: the number of
 //! time series is bounded by the configuration.
 
+mod chains;
+
 use std::fmt::{Display, Write};
 use std::fs;
 
@@ -34,8 +36,10 @@ fn render(snapshot: &Snapshot, ledger: &Ledger, ready: &Readiness, healthy: bool
     let mut out = Exposition::default();
     gateway(&mut out, snapshot, ledger, ready, healthy);
     sources(&mut out, snapshot);
-    pipelines(&mut out, snapshot);
-    filters(&mut out, snapshot);
+    chains::pipelines(&mut out, snapshot);
+    chains::filters(&mut out, snapshot);
+    chains::rollouts(&mut out, snapshot);
+    chains::decoders(&mut out, snapshot);
     store(&mut out, snapshot);
     uplinks(&mut out, snapshot);
     alarms(&mut out, snapshot);
@@ -243,162 +247,6 @@ fn sources(out: &mut Exposition, snapshot: &Snapshot) {
     for source in sources {
         if let Some(age) = source.last_message_age_seconds {
             family.sample(&[("source", &source.name)], age);
-        }
-    }
-}
-
-fn pipelines(out: &mut Exposition, snapshot: &Snapshot) {
-    let pipelines = &snapshot.pipelines;
-    let mut counter = |name, help, value: fn(&crate::view::PipelineStatus) -> u64| {
-        let mut family = out.counter(name, help);
-        for pipeline in pipelines {
-            family.sample(&[("pipeline", &pipeline.name)], value(pipeline));
-        }
-    };
-    counter(
-        "tidegate_pipeline_readings_selected_total",
-        "Readings that entered.",
-        |p| p.selected,
-    );
-    counter(
-        "tidegate_pipeline_readings_derived_total",
-        "Readings that filters added.",
-        |p| p.derived,
-    );
-    counter(
-        "tidegate_pipeline_readings_replayed_total",
-        "Readings that entered again from quarantine.",
-        |p| p.replayed,
-    );
-    counter(
-        "tidegate_pipeline_readings_stored_total",
-        "Readings that came through.",
-        |p| p.stored,
-    );
-    counter(
-        "tidegate_pipeline_readings_filtered_total",
-        "Readings that filters took out.",
-        |p| p.filtered,
-    );
-    counter(
-        "tidegate_pipeline_readings_quarantined_total",
-        "Readings set aside.",
-        |p| p.quarantined,
-    );
-    let mut family = out.counter(
-        "tidegate_pipeline_readings_dropped_total",
-        "Readings dropped, by reason.",
-    );
-    for pipeline in pipelines {
-        for (reason, count) in &pipeline.dropped {
-            family.sample(&[("pipeline", &pipeline.name), ("reason", reason)], count);
-        }
-    }
-    let mut family = out.gauge("tidegate_pipeline_open_windows", "Windows that are open.");
-    for pipeline in pipelines {
-        family.sample(&[("pipeline", &pipeline.name)], pipeline.windows_open);
-    }
-    let mut family = out.gauge(
-        "tidegate_pipeline_generation_info",
-        "Always 1; the label names the chain that runs.",
-    );
-    for pipeline in pipelines {
-        let labels: [Label; 2] = [
-            ("pipeline", &pipeline.name),
-            ("generation", &pipeline.generation),
-        ];
-        family.sample(&labels, 1);
-    }
-}
-
-fn filters(out: &mut Exposition, snapshot: &Snapshot) {
-    let slots = || {
-        snapshot.pipelines.iter().flat_map(|pipeline| {
-            pipeline
-                .filters
-                .iter()
-                .map(move |filter| (&pipeline.name, filter))
-        })
-    };
-    let mut family = out.gauge(
-        "tidegate_filter_info",
-        "Always 1; the labels say what runs in the slot.",
-    );
-    for (pipeline, filter) in slots() {
-        let labels: [Label; 5] = [
-            ("pipeline", pipeline),
-            ("filter", &filter.name),
-            ("module", &filter.module),
-            ("version", &filter.version),
-            ("digest", &filter.digest),
-        ];
-        family.sample(&labels, 1);
-    }
-    let mut family = out.gauge(
-        "tidegate_filter_tripped",
-        "1 while the filter is switched off after repeated failure.",
-    );
-    for (pipeline, filter) in slots() {
-        let tripped = filter.state == crate::view::FilterState::Tripped;
-        family.sample(
-            &[("pipeline", pipeline), ("filter", &filter.name)],
-            u8::from(tripped),
-        );
-    }
-    let mut counter = |name, help, value: fn(&crate::view::FilterStatus) -> u64| {
-        let mut family = out.counter(name, help);
-        for (pipeline, filter) in slots() {
-            family.sample(
-                &[("pipeline", pipeline), ("filter", &filter.name)],
-                value(filter),
-            );
-        }
-    };
-    counter(
-        "tidegate_filter_rows_in_total",
-        "Rows that entered the filter.",
-        |f| f.rows_in,
-    );
-    counter(
-        "tidegate_filter_rows_out_total",
-        "Rows that left the filter, derived ones included.",
-        |f| f.rows_out,
-    );
-    counter("tidegate_filter_calls_total", "Calls made.", |f| f.calls);
-    let mut family = out.counter(
-        "tidegate_filter_failures_total",
-        "Calls that failed, by kind.",
-    );
-    for (pipeline, filter) in slots() {
-        let failures = filter.failures;
-        for (kind, count) in [
-            ("trap", failures.trap),
-            ("timeout", failures.timeout),
-            ("fault", failures.fault),
-            ("invalid", failures.invalid),
-        ] {
-            let labels: [Label; 3] = [
-                ("pipeline", pipeline),
-                ("filter", &filter.name),
-                ("kind", &kind),
-            ];
-            family.sample(&labels, count);
-        }
-    }
-    let mut family = out.gauge(
-        "tidegate_filter_call_seconds",
-        "Duration of a call of late, by quantile; absent before the first.",
-    );
-    for (pipeline, filter) in slots() {
-        for (quantile, value) in [("0.5", filter.p50_seconds), ("0.99", filter.p99_seconds)] {
-            if let Some(value) = value {
-                let labels: [Label; 3] = [
-                    ("pipeline", pipeline),
-                    ("filter", &filter.name),
-                    ("quantile", &quantile),
-                ];
-                family.sample(&labels, value);
-            }
         }
     }
 }

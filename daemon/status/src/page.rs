@@ -22,9 +22,9 @@ use crate::format;
 use crate::routes::Shared;
 use crate::verdict::{self, Level, Losses, Verdict};
 use crate::view::{
-    AlarmRow, AlarmSeverity, AlarmState, ClockStep, ErrorLevel, FilterState, FilterStatus,
-    ModuleState, PipelineStatus, Snapshot, SourceState, SourceStatus, StoreState, UplinkState,
-    UplinkStatus,
+    AlarmRow, AlarmSeverity, AlarmState, CandidateStatus, ClockStep, ErrorLevel, FilterState,
+    FilterStatus, ModuleState, PipelineStatus, RolloutDecision, RolloutStatus, Snapshot,
+    SourceState, SourceStatus, StoreState, UplinkState, UplinkStatus,
 };
 
 /// An uplink whose oldest item has waited for less is not behind.
@@ -265,7 +265,97 @@ impl PipelineStatus {
     }
 }
 
+impl PipelineStatus {
+    fn chain(&self) -> &[FilterStatus] {
+        &self.filters
+    }
+
+    fn caption(&self) -> String {
+        let name = &self.name;
+        format!("Filters of pipeline {name}, in the order of the chain")
+    }
+
+    fn first_module(&self) -> Option<&str> {
+        self.filters.first().map(|filter| filter.module.as_str())
+    }
+}
+
+impl RolloutStatus {
+    fn title(&self) -> &'static str {
+        match self.state.as_str() {
+            "shadow" => "Candidate in shadow",
+            _ => "Canary",
+        }
+    }
+
+    fn last_good_words(&self) -> String {
+        let slots = self.last_good_slots.iter();
+        let words: Vec<String> = slots
+            .map(|slot| format!("{} {}", slot.module, slot.version))
+            .collect();
+        words.join(" → ")
+    }
+}
+
+impl CandidateStatus {
+    fn chain(&self) -> &[FilterStatus] {
+        &self.filters
+    }
+
+    fn caption(&self) -> String {
+        format!("Filters of candidate {}", self.generation)
+    }
+
+    /// `speaks for 5 % of the series`.
+    fn heard(&self) -> String {
+        match self.share {
+            Some(share) => {
+                let percent = format::measured(share * 100.0);
+                format!("speaks for {percent} % of the series, one at least")
+            }
+            None => "runs on copies, heard by nobody".to_owned(),
+        }
+    }
+
+    fn first_module(&self) -> &str {
+        let first = self.filters.first();
+        first.map_or("NAME", |filter| filter.module.as_str())
+    }
+
+    fn differing_words(&self) -> String {
+        let by = self.differing_by;
+        let kinds = [
+            ("float", by.float),
+            ("integer", by.integer),
+            ("boolean", by.boolean),
+            ("text", by.text),
+            ("alarm", by.alarm),
+        ];
+        counted(&kinds)
+    }
+}
+
+impl RolloutDecision {
+    /// `promoted`, `put back (trap)`.
+    fn word(&self) -> String {
+        match &self.reason {
+            None => "promoted".to_owned(),
+            Some(reason) => format!("put back ({reason})"),
+        }
+    }
+}
+
 impl FilterStatus {
+    /// Of a decoder, whose rows in are messages.
+    fn decoder_words(&self) -> String {
+        let calls = format::counted(self.calls, "call", "calls");
+        let mut words = format!("{}, {calls}, p99 {}", self.state, self.p99_seconds.took());
+        if self.failures.total() > 0 {
+            words = format!("{words}, failed: {}", self.failure_words());
+        }
+        words
+    }
+
     fn level(&self) -> Level {
         match self.state {
             FilterState::Running => Level::Good,
@@ -281,11 +371,7 @@ impl FilterStatus {
             ("fault", f.fault),
             ("invalid", f.invalid),
         ];
-        let kinds = kinds.iter().filter(|(_, count)| *count > 0);
-        let words: Vec<String> = kinds
-            .map(|(kind, count)| format!("{kind} {}", format::count(*count)))
-            .collect();
-        words.join(", ")
+        counted(&kinds)
     }
 }
 
@@ -367,6 +453,15 @@ impl crate::view::ErrorGroup {
             ErrorLevel::Warn => Level::Warn.class(),
         }
     }
+}
+
+/// `trap 3, fault 1`: what there is any of.
+fn counted(kinds: &[(&str, u64)]) -> String {
+    let kinds = kinds.iter().filter(|(_, count)| *count > 0);
+    let words: Vec<String> = kinds
+        .map(|(kind, count)| format!("{kind} {}", format::count(*count)))
+        .collect();
+    words.join(", ")
 }
 
 fn reasons(by_reason: &BTreeMap<String, u64>) -> String {

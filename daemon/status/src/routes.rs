@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get};
 use axum::{Router, response::IntoResponse};
@@ -19,6 +19,10 @@ use crate::{api, metrics, page};
 /// What handlers share.
 pub(crate) type Shared = Arc<dyn View>;
 
+/// A module with what is said of it.
+#[expect(clippy::cast_possible_truncation, reason = "64 MiB")]
+const MODULE_BYTES: usize = limits::MODULE_FILE_MOST_BYTES as usize + limits::HTTP_BODY_BYTES;
+
 /// Everything the status server answers. The listener's address decides whether [`crate::serve`] also checks the
 /// host's name.
 pub fn router(view: Arc<dyn View>) -> Router {
@@ -31,8 +35,9 @@ pub fn router(view: Arc<dyn View>) -> Router {
 /// Everything the control socket answers: the same views, and the actions.
 pub fn control_router(view: Arc<dyn View>, actions: Arc<dyn Actions>) -> Router {
     let views = mounted(routes()).with_state(view);
+    let tries = mounted(vec![action::try_route()]).with_state(Arc::clone(&actions));
     let actions = mounted(action::actions()).with_state(actions);
-    guarded(views.merge(actions))
+    guarded(views.merge(actions)).merge(layered(tries, MODULE_BYTES))
 }
 
 fn mounted<S: Clone + Send + Sync + 'static>(
@@ -47,10 +52,14 @@ fn mounted<S: Clone + Send + Sync + 'static>(
 
 /// What every request goes through, wherever it came in.
 fn guarded(router: Router) -> Router {
+    layered(router.fallback(not_found), limits::HTTP_BODY_BYTES)
+}
+
+/// The same for routes whose bodies have a bound of their own.
+fn layered(router: Router, body: usize) -> Router {
     router
-        .fallback(not_found)
-        .layer(DefaultBodyLimit::max(limits::HTTP_BODY_BYTES))
-        .layer(from_fn(guard::body))
+        .layer(DefaultBodyLimit::max(body))
+        .layer(from_fn_with_state(body, guard::body))
         .layer(from_fn(guard::panics))
         .layer(from_fn(guard::headers))
 }
@@ -120,7 +129,8 @@ mod tests {
         let actions = action::actions()
             .into_iter()
             .map(|(path, _)| path.to_owned());
-        let mounted = views.chain(actions).collect();
+        let tries = [action::TRY.to_owned()];
+        let mounted = views.chain(actions).chain(tries).collect();
         assert_eq!(described, mounted);
     }
 }

@@ -30,6 +30,8 @@ const HEADER_FIELDS: usize = 64;
 /// A connection's life. Then the answer under way is finished and the connection closed; a browser opens
 /// another one without anybody noticing, a client that does not read is got rid of.
 const CONNECTION_TIME: Duration = Duration::from_secs(300);
+/// The same on the control socket, where an answer tells of a module that is tried for an hour.
+const CONTROL_TIME: Duration = Duration::from_secs(2 * 3600);
 /// What an answer under way gets when its connection has to end.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
 /// Pause after a failed accept: the usual cause, no free file descriptor, does not pass by asking again at once.
@@ -52,7 +54,7 @@ pub async fn serve(
     } else {
         router
     };
-    answer(listener, router, shutdown).await;
+    answer(listener, router, CONNECTION_TIME, shutdown).await;
     Ok(())
 }
 
@@ -63,7 +65,7 @@ pub async fn serve_control(
     router: Router,
     shutdown: impl Future<Output = ()>,
 ) {
-    answer(listener, router, shutdown).await;
+    answer(listener, router, CONTROL_TIME, shutdown).await;
 }
 
 /// Where connections come from.
@@ -90,7 +92,12 @@ impl Accept for UnixListener {
     }
 }
 
-async fn answer(listener: impl Accept, router: Router, shutdown: impl Future<Output = ()>) {
+async fn answer(
+    listener: impl Accept,
+    router: Router,
+    most: Duration,
+    shutdown: impl Future<Output = ()>,
+) {
     let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -101,7 +108,7 @@ async fn answer(listener: impl Accept, router: Router, shutdown: impl Future<Out
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.next(), if connections.len() < CONNECTIONS => match accepted {
                 Ok(stream) => {
-                    connections.spawn(connection(stream, router.clone(), stopped.clone()));
+                    connections.spawn(connection(stream, router.clone(), most, stopped.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the status server could not accept a connection");
@@ -121,6 +128,7 @@ async fn answer(listener: impl Accept, router: Router, shutdown: impl Future<Out
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
+    most: Duration,
     mut stopped: watch::Receiver<()>,
 ) {
     let mut connection = pin!(
@@ -134,7 +142,7 @@ async fn connection(
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         _ = stopped.changed() => None,
-        () = sleep(CONNECTION_TIME) => None,
+        () = sleep(most) => None,
     };
     let ended = match ended {
         Some(ended) => Some(ended),

@@ -99,6 +99,8 @@ pub(crate) fn judge(
     findings.extend(recount(snapshot));
     findings.extend(stale(snapshot, now));
     findings.extend(filters(snapshot));
+    findings.extend(decoders(snapshot));
+    findings.extend(rollouts(snapshot));
     findings.extend(sources(snapshot, now));
     findings.extend(uplinks(snapshot, now));
     findings.extend(failovers(snapshot));
@@ -325,6 +327,48 @@ fn filters(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
                 .to_owned(),
             anchor: format!("#pipeline-{at}"),
         })
+}
+
+fn decoders(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
+    let sources = snapshot.sources.iter().enumerate();
+    sources.filter_map(|(at, source)| {
+        let decoder = source.decoder.as_ref()?;
+        (decoder.state == FilterState::Tripped).then(|| Finding {
+            level: Level::Warn,
+            what: format!("The decoder of source {} is switched off", source.name),
+            detail: format!(
+                "{} {} failed too often. {}",
+                decoder.module,
+                decoder.version,
+                sentence(decoder.last_error.as_deref().unwrap_or_default())
+            ),
+            hint: "Its messages go to quarantine, until it is tried again.".to_owned(),
+            anchor: format!("#source-{at}"),
+        })
+    })
+}
+
+/// A generation that the configuration asks for and that is not what runs.
+fn rollouts(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
+    let pipelines = snapshot.pipelines.iter().enumerate();
+    pipelines.filter_map(|(at, pipeline)| {
+        let refused = pipeline.rollout.refused.as_ref()?;
+        let decision = pipeline.rollout.decision.as_ref();
+        let decision = decision.filter(|decision| decision.generation == *refused)?;
+        Some(Finding {
+            level: Level::Warn,
+            what: format!("Pipeline {} runs another chain than configured", pipeline.name),
+            detail: format!(
+                "Generation {refused} was put back ({}). {}",
+                decision.reason.as_deref().unwrap_or_default(),
+                sentence(&decision.why)
+            ),
+            hint: "It is not tried again until a module or a setting of it changes: mend it, or take it out of the \
+                   configuration."
+                .to_owned(),
+            anchor: format!("#pipeline-{at}"),
+        })
+    })
 }
 
 fn sources(snapshot: &Snapshot, now: i64) -> impl Iterator<Item = Finding> {

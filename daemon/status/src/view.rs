@@ -149,6 +149,9 @@ pub struct SourceStatus {
     pub backing_off_until: Option<i64>,
     /// What went wrong last, for a person; kept after it recovered.
     pub last_error: Option<String>,
+    /// The module that decodes its messages: rows in are messages, rows out readings. `null` where the daemon decodes them
+    /// itself.
+    pub decoder: Option<FilterStatus>,
     /// Messages taken in, as in the ledger.
     pub received: u64,
     /// Messages among them that the source had sent before.
@@ -228,10 +231,44 @@ pub struct RolloutStatus {
     pub state: String,
     /// What is on trial.
     pub candidate: Option<CandidateStatus>,
+    /// Unsigned modules that somebody tries with `tidegate module try`: heard by nobody and on no record.
+    pub tried: Vec<ChainSlot>,
     /// The generation that a rollback goes back to.
     pub last_good: Option<String>,
+    /// What stands in its slots.
+    pub last_good_slots: Vec<ChainSlot>,
+    /// A generation that was put back and is not tried again until a module or a setting of it changes.
+    pub refused: Option<String>,
     /// What was decided last.
     pub decision: Option<RolloutDecision>,
+}
+
+/// What stands in one slot of a chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ChainSlot {
+    /// The slot's name in the pipeline.
+    pub filter: String,
+    /// The module's name.
+    pub module: String,
+    /// The module's version.
+    pub version: String,
+    /// `sha256:` and 64 hex digits of the component.
+    pub digest: String,
+}
+
+/// Counts by the kind of value, and of alarms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Differing {
+    /// Floats.
+    pub float: u64,
+    /// Integers.
+    pub integer: u64,
+    /// Truth values.
+    pub boolean: u64,
+    /// Texts.
+    pub text: u64,
+    /// Alarms raised and cleared.
+    pub alarm: u64,
 }
 
 /// A candidate, with what it has shown so far.
@@ -241,26 +278,42 @@ pub struct CandidateStatus {
     pub generation: String,
     /// Names and versions of its modules.
     pub modules: Vec<String>,
+    /// Its slots, with what they did since it began in this process.
+    pub filters: Vec<FilterStatus>,
+    /// The part of the series that it speaks for; `null` for a shadow, which nobody hears.
+    pub share: Option<f64>,
     /// Readings that both generations judged.
     pub samples: u64,
     /// Readings that the verdict needs.
     pub min_samples: u64,
-    /// Readings that came out otherwise.
+    /// Readings and alarms that came out of either generation.
+    pub compared: u64,
+    /// Those among them that came out otherwise.
     pub differing: u64,
+    /// The same by kind.
+    pub differing_by: Differing,
     /// Its calls that trapped.
     pub traps: u64,
     /// Its calls that used up their CPU time.
     pub timeouts: u64,
     /// Its calls that answered with a fault, or with what means nothing.
     pub faults: u64,
+    /// Its calls that failed, by kind.
+    pub failures: FilterFailures,
+    /// Those of the active generation on the same batches.
+    pub active_failures: FilterFailures,
     /// CPU time of 99 % of its batches at most, in seconds.
     pub cpu_p99_seconds: f64,
     /// The same of the active generation on the same batches.
     pub active_cpu_p99_seconds: f64,
     /// The most linear memory of a call, in bytes.
     pub memory_peak_bytes: u64,
+    /// The same of the active generation.
+    pub active_memory_peak_bytes: u64,
     /// How long it has been on trial, in seconds.
     pub elapsed_seconds: u64,
+    /// When it is put back unless it has got its readings by then, in seconds from now.
+    pub seconds_left: u64,
 }
 
 /// What became of a candidate, or of an active generation that was put back.
@@ -301,8 +354,12 @@ pub struct FilterStatus {
     pub p50_seconds: Option<f64>,
     /// 99th percentile, likewise.
     pub p99_seconds: Option<f64>,
+    /// Batches that it was not asked about because it was switched off.
+    pub skipped_batches: u64,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// When that was, milliseconds since the epoch.
+    pub last_error_time: Option<i64>,
 }
 
 /// Whether a filter runs.

@@ -305,6 +305,36 @@ async fn the_page_says_what_is_wrong_and_what_was_lost() {
         "class=\"verdict bad\"",
     ];
     check(ending, &ends, &["Everything is flowing"]).await;
+    // Generations: a canary, what a rollback goes back to, and one that was put back.
+    let canary = [
+        "Canary <code>a17c66f0e5d2093b</code>",
+        "speaks for 5 % of the series",
+        "of 10,000",
+        "float 3",
+        "49 min left",
+        "“tidegate module rollback range” drops it",
+        "last known good <code>0d1be6a2c4419f07</code>: range 0.0.9",
+        "promoted",
+        "decoded by nmea 0.1.0",
+        "decoder: trap: unreachable",
+    ];
+    check(rich(), &canary, &["runs another chain than configured"]).await;
+    let mut refused = rich();
+    let rollout = &mut refused.snapshot.pipelines[0].rollout;
+    rollout.candidate = None;
+    rollout.refused = Some("a17c66f0e5d2093b".to_owned());
+    rollout.decision = Some(RolloutDecision {
+        time: now - 5000,
+        generation: "a17c66f0e5d2093b".to_owned(),
+        reason: Some("trap".to_owned()),
+        why: "trap in 2 calls of 9 batches".to_owned(),
+    });
+    let back = [
+        "Pipeline temperature runs another chain than configured",
+        "put back (trap)",
+        "trap in 2 calls of 9 batches.",
+    ];
+    check(refused, &back, &["Everything is flowing", "Canary <code>"]).await;
     // The view hands out the same old snapshot for ever.
     let mut still = rich();
     still.snapshot.time -= 40_000;
@@ -350,6 +380,22 @@ async fn every_answer_is_what_the_description_says() {
 struct Clerk;
 
 impl Actions for Clerk {
+    fn try_out(
+        &self,
+        request: tidegate_status::TryRequest,
+    ) -> Result<tokio::sync::mpsc::Receiver<Value>, Refused> {
+        if request.pipeline != "p" {
+            return Err(Refused::Missing("no such pipeline".to_owned()));
+        }
+        let (lines, told) = tokio::sync::mpsc::channel(2);
+        let line = serde_json::json!({ "bytes": request.component.len() });
+        lines.try_send(line).unwrap();
+        lines
+            .try_send(serde_json::json!({ "state": "judged" }))
+            .unwrap();
+        Ok(told)
+    }
+
     fn roll_back(&self, module: String) -> tidegate_status::Answer<'_> {
         Box::pin(async move {
             match module.as_str() {
@@ -415,6 +461,22 @@ async fn actions_are_on_the_control_socket_alone() {
         r#""action":"drop""#,
     )
     .await;
+    const TRY: &str = "/api/v1/modules/try";
+    let head = r#"{"pipeline":"p","seconds":1,"manifest":{}}"#;
+    let large = format!("{head}\n{}", "x".repeat(2 << 20));
+    let lines = "{\"bytes\":2097152}\n{\"state\":\"judged\"}\n";
+    check(TRY, &large, StatusCode::OK, lines).await;
+    let unknown = format!("{}\n", head.replace("\"p\"", "\"q\""));
+    check(TRY, &unknown, StatusCode::NOT_FOUND, "no such pipeline").await;
+    check(
+        TRY,
+        head,
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "no line of JSON",
+    )
+    .await;
+    let typo = "{\"pipline\":\"p\"}\n";
+    check(TRY, typo, StatusCode::UNPROCESSABLE_ENTITY, "pipline").await;
     check(
         REPLAY,
         r#"{"ids":[2]}"#,
@@ -510,7 +572,14 @@ async fn lists_are_the_parts_of_the_status() {
         };
         assert_eq!(names(&list["items"]), names(&status[part]), "{part}");
         assert!(!items.is_empty());
-        assert_eq!(list.as_object().unwrap().len(), 1);
+        // Modules come with the slots that they stand in.
+        let more: &[&str] = if part == "modules" {
+            &["rollouts", "slots"]
+        } else {
+            &[]
+        };
+        let keys: Vec<&String> = list.as_object().unwrap().keys().collect();
+        assert_eq!(keys, [&["items"], more].concat());
     }
 }
 
@@ -614,6 +683,24 @@ async fn metrics_are_well_formed_and_true() {
         ("kind", "trap"),
     ];
     check("tidegate_filter_failures_total", &trapped, 3.0);
+    let temperature = ("pipeline", "temperature");
+    let canary = [temperature, ("state", "canary")];
+    check("tidegate_rollout_state", &canary, 1.0);
+    check("tidegate_rollout_series_share", &[temperature], 0.05);
+    check("tidegate_rollout_samples", &[temperature], 4120.0);
+    check("tidegate_rollout_remaining_seconds", &[temperature], 2960.0);
+    let floats = [temperature, ("kind", "float")];
+    check("tidegate_rollout_differing", &floats, 3.0);
+    let promoted = [
+        temperature,
+        ("generation", "5f1c0c8e2ad97b44"),
+        ("reason", "promoted"),
+    ];
+    check("tidegate_rollout_last_decision_info", &promoted, 1.0);
+    let good = [temperature, ("generation", "0d1be6a2c4419f07")];
+    check("tidegate_rollout_last_good_info", &good, 1.0);
+    let press = [("source", "press"), ("kind", "trap")];
+    check("tidegate_decoder_failures_total", &press, 2.0);
     check("tidegate_ledger_imbalances", &[], 0.0);
     let press = [("kind", "source"), ("name", "press"), ("role", "server")];
     let until = picture.snapshot.sources[1]

@@ -1,6 +1,8 @@
 //! `tidegate module`: looking into filter modules without running them on the gateway's data, and beginning new ones.
 
+mod list;
 mod new;
+mod tryout;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,12 +14,10 @@ use tidegate_pipeline::grants::{self, Refusal};
 use tidegate_pipeline::symbolize::{DebugFile, Frame, SymbolizeError};
 use tidegate_pipeline::test_vectors::{VectorResult, run_vectors_within};
 use tidegate_pipeline::{
-    CodePlace, Grant, LoadLimits, LoadedModule, Manifest, Module, Runtime, RuntimeConfig,
-    SlotLimits,
+    CodePlace, Grant, LoadLimits, LoadedModule, Module, Runtime, RuntimeConfig, SlotLimits,
 };
 
 use super::{DONE, FAILURE, Failure, Site, rehearse, say, say_json};
-use crate::factory::FACTORY;
 use crate::{control, modules};
 
 #[derive(Debug, Subcommand)]
@@ -28,10 +28,16 @@ pub(super) enum Command {
     Test(Test),
     /// Print function, file and line of places in a module's code, as the message of a trap names them
     Symbolize(Symbolize),
-    /// Print the factory modules
-    List(List),
+    /// Print what stands in every slot of the running gateway, and the factory modules
+    List(list::Arguments),
     /// Make a folder for a new filter that builds and tests on its own
     New(new::Arguments),
+    /// Run an unsigned module in the running gateway on copies of a pipeline's readings, heard by nobody; print what differs
+    ///
+    /// The verdict is that of a rollout: it falls as soon as enough readings were judged, or one thing speaks against the module
+    /// that further readings would not mend. Needs `modules.allow-unsigned`. Nothing is kept of it, and nobody is hurt by it; it
+    /// ends with this command. Exit code 0 when it passed.
+    Try(tryout::Arguments),
     /// Go back on a module in the running gateway: drop a candidate with it, or put the generation before in its place
     Rollback(Rollback),
 }
@@ -88,13 +94,6 @@ pub(super) struct Symbolize {
     json: bool,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct List {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
 /// What `[policy] grants` is unless a site says otherwise.
 const DEFAULT_GRANTS: [Grant; 4] = [Grant::Log, Grant::Metrics, Grant::State, Grant::Alarm];
 
@@ -103,8 +102,9 @@ pub(super) fn run(command: &Command) -> Result<u8, Failure> {
         Command::Inspect(arguments) => inspect(arguments),
         Command::Test(arguments) => test(arguments),
         Command::Symbolize(arguments) => symbolize(arguments),
-        Command::List(arguments) => list(arguments),
+        Command::List(arguments) => list::run(arguments),
         Command::New(arguments) => new::run(arguments),
+        Command::Try(arguments) => tryout::run(arguments),
         Command::Rollback(arguments) => rollback(arguments),
     }
 }
@@ -322,25 +322,4 @@ fn symbolize(arguments: &Symbolize) -> Result<u8, Failure> {
         }
     }
     Ok(if all { DONE } else { FAILURE })
-}
-
-fn list(arguments: &List) -> Result<u8, Failure> {
-    let manifests = FACTORY
-        .iter()
-        .map(|module| {
-            Manifest::parse(module.manifest.as_bytes())
-                .with_context(|| format!("factory module `{}`", module.name))
-        })
-        .collect::<anyhow::Result<Vec<Manifest>>>()?;
-    if arguments.json {
-        say_json(&manifests)?;
-        return Ok(DONE);
-    }
-    for manifest in manifests {
-        say(format_args!(
-            "{:<10} {:<8} {}",
-            manifest.name, manifest.version, manifest.description
-        ))?;
-    }
-    Ok(DONE)
 }

@@ -27,12 +27,7 @@ pub(super) struct Arguments {
 /// Exit code 0 when the daemon answered, whatever it said; 1 when it did not.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let config = arguments.site.load()?;
-    let body = get(config.status.listen, "/api/v1/status").with_context(|| {
-        format!(
-            "no gateway answers on {}: is `tidegate run` running?",
-            config.status.listen
-        )
-    })?;
+    let body = ask(config.status.listen, "/api/v1/status")?;
     if arguments.json {
         say(&body)?;
     } else {
@@ -41,6 +36,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         print(&status)?;
     }
     Ok(DONE)
+}
+
+/// What the running gateway answers at a path.
+///
+/// # Errors
+/// None answers at the address.
+pub(super) fn ask(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    get(address, path)
+        .with_context(|| format!("no gateway answers on {address}: is `tidegate run` running?"))
 }
 
 fn print(status: &Value) -> Result<(), Failure> {

@@ -9,6 +9,7 @@
 mod compare;
 mod swap;
 mod trial;
+mod tryout;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,8 @@ use tidegate_domain::rollout::{Change, Gates, Mode, Record};
 use tidegate_domain::{Arrival, Batch};
 
 use self::trial::Trial;
+use self::tryout::Trying;
+pub use self::tryout::{End, Look, Tried, Tryout};
 use crate::chain::Pipeline;
 use crate::slot::Slot;
 use crate::stats::PipelineStats;
@@ -27,6 +30,7 @@ use crate::stats::PipelineStats;
 pub struct Lane {
     active: Pipeline,
     trial: Option<Trial>,
+    tried: Option<Trying>,
     record: Record,
     shown: Shown,
 }
@@ -44,6 +48,8 @@ pub struct Showing {
     pub stats: Arc<PipelineStats>,
     /// What is on trial, with its numbers.
     pub candidate: Option<(Arc<Generation>, Arc<PipelineStats>)>,
+    /// What somebody tries who looks on, unheard and not on record.
+    pub tried: Option<Arc<Generation>>,
     /// What is recorded of them.
     pub record: Record,
 }
@@ -74,10 +80,12 @@ impl Lane {
             generation: Arc::clone(active.generation()),
             stats: active.stats(),
             candidate: None,
+            tried: None,
             record: record.clone(),
         })));
         let mut lane = Self {
             trial: None,
+            tried: None,
             active,
             record,
             shown,
@@ -100,9 +108,49 @@ impl Lane {
         now: Instant,
         out: &mut Vec<PipelineOutcome>,
     ) {
-        match &mut self.trial {
-            None => out.push(self.active.run(input, arrival, now)),
-            Some(trial) => trial.run(&mut self.active, input, (arrival, now), out),
+        match (&mut self.trial, &mut self.tried) {
+            (None, None) => out.push(self.active.run(input, arrival, now)),
+            (Some(trial), _) => trial.run(&mut self.active, input, (arrival, now), out),
+            (None, Some(tried)) => {
+                out.push(tried.run(&mut self.active, input, (arrival, now)));
+                self.look_after_tryout(now);
+            }
+        }
+    }
+
+    /// Has a chain, which was made without state, run on copies of what arrives from now on, for as long as somebody holds the
+    /// other end of `tried` and there is no verdict. Nothing of it is heard, stored or recorded.
+    pub fn try_out(
+        &mut self,
+        mut candidate: Pipeline,
+        gates: Gates,
+        tried: Tried,
+        arrival: Arrival,
+        now: Instant,
+    ) {
+        let name = self.name();
+        if self.trial.is_some() {
+            return tried.refuse(format!(
+                "pipeline {name} has a candidate on trial; wait for its verdict, or roll it back"
+            ));
+        }
+        if self.tried.is_some() {
+            return tried.refuse(format!("another module is being tried in pipeline {name}"));
+        }
+        match self.copy_states(&mut candidate, arrival, now) {
+            Ok(()) => {
+                let trying = Trying::new(candidate, &self.active, gates, tried, now);
+                self.tried = Some(trying);
+                self.show();
+            }
+            Err(why) => tried.refuse(why),
+        }
+    }
+
+    fn look_after_tryout(&mut self, now: Instant) {
+        if self.tried.as_mut().is_some_and(|tried| !tried.goes_on(now)) {
+            self.tried = None;
+            self.show();
         }
     }
 
@@ -125,10 +173,10 @@ impl Lane {
         made
     }
 
-    /// Whether a candidate is on trial: then [`Lane::judge`] is due from time to time also when nothing arrives.
+    /// Whether a candidate is on trial, or tried: then [`Lane::judge`] is due from time to time also when nothing arrives.
     #[must_use]
     pub fn is_trying(&self) -> bool {
-        self.trial.is_some()
+        self.trial.is_some() || self.tried.is_some()
     }
 
     /// Its name.
@@ -169,6 +217,10 @@ impl Lane {
                 let candidate = trial.candidate();
                 (Arc::clone(candidate.generation()), candidate.stats())
             }),
+            tried: self
+                .tried
+                .as_ref()
+                .map(|tried| Arc::clone(tried.generation())),
             record: self.record.clone(),
         };
     }

@@ -30,6 +30,7 @@ impl Lane {
             Err(why) => return self.refuse(chain, Reason::State, why, arrival.wall),
         };
         let mut states = self.drop_trial(Reason::Withdrawn, "another candidate came", arrival.wall);
+        self.tried = None;
         let gates = self.gates_for(&candidate, gates);
         if gates.mode == Mode::Immediate {
             let why = "it takes over at once".to_owned();
@@ -48,6 +49,7 @@ impl Lane {
 
     /// Judges the candidate, where there is one. What comes back is to be stored with the next batch, or alone.
     pub fn judge(&mut self, at: i64, now: Instant) -> Option<Change> {
+        self.look_after_tryout(now);
         let trial = self.trial.as_mut()?;
         let evidence = trial.evidence(now);
         let recorded = self.record.trial.as_mut()?;
@@ -102,6 +104,7 @@ impl Lane {
         now: Instant,
     ) -> Change {
         let mut states = self.drop_trial(reason, why, arrival.wall);
+        self.tried = None;
         // Going back has to be possible. A state that the old version does not understand is left behind.
         let handovers = self.slots_of(&good, |old, new| {
             Ok(old.map_or(Handover::Afresh, |old| {
@@ -123,6 +126,22 @@ impl Lane {
     pub fn refuse(&mut self, chain: Chain, reason: Reason, why: String, at: i64) -> Change {
         self.record.refuse(chain, reason, why.clone(), at);
         self.step(Vec::new(), "rollout-refused", &why, Some(reason), at)
+    }
+
+    /// Gives a chain copies of the active chain's states, in memory alone.
+    ///
+    /// # Errors
+    /// A state cannot be taken over, for people.
+    pub(super) fn copy_states(
+        &mut self,
+        candidate: &mut Pipeline,
+        arrival: Arrival,
+        now: Instant,
+    ) -> Result<(), String> {
+        let handovers = self.handovers(candidate, arrival, now)?;
+        // What that would mean for the store is nobody's.
+        begin(&mut self.active, candidate, handovers, true);
+        Ok(())
     }
 
     /// How every slot of a chain begins.

@@ -126,7 +126,7 @@ impl Trial {
     }
 
     /// Runs both chains on copies of the same rows, and weighs what came of it.
-    fn both(
+    pub(super) fn both(
         &mut self,
         active: &mut Pipeline,
         input: &Batch,

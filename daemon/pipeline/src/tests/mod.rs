@@ -6,6 +6,7 @@ mod fuzz;
 mod guest;
 mod hostile;
 mod lane;
+mod tryout;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -242,7 +242,39 @@ fn filter(name: &str, rows_in: u64, rows_out: u64, p50: f64) -> FilterStatus {
         failures: FilterFailures::default(),
         p50_seconds: Some(p50 / 1e6),
         p99_seconds: Some(p50 * 3.4 / 1e6),
-        last_error: None,
+        ..FilterStatus::default()
+    }
+}
+
+/// A canary in the middle of its trial.
+fn candidate() -> CandidateStatus {
+    let tried = |name, rows_in, rows_out, p50| FilterStatus {
+        version: "0.2.0".to_owned(),
+        ..filter(name, rows_in, rows_out, p50)
+    };
+    CandidateStatus {
+        generation: "a17c66f0e5d2093b".to_owned(),
+        modules: vec!["range 0.2.0".to_owned(), "deadband 0.2.0".to_owned()],
+        filters: vec![
+            tried("range", 4120, 4119, 6.4),
+            tried("deadband", 4119, 980, 10.2),
+        ],
+        share: Some(0.05),
+        samples: 4120,
+        min_samples: 10_000,
+        compared: 4119,
+        differing: 3,
+        differing_by: Differing {
+            float: 3,
+            ..Differing::default()
+        },
+        cpu_p99_seconds: 31.2e-6,
+        active_cpu_p99_seconds: 29.9e-6,
+        memory_peak_bytes: 1_179_648,
+        active_memory_peak_bytes: 1_114_112,
+        elapsed_seconds: 640,
+        seconds_left: 2960,
+        ..CandidateStatus::default()
     }
 }
 
@@ -377,6 +409,16 @@ pub(crate) fn rich() -> Picture {
                 name: "press".to_owned(),
                 kind: "mqtt".to_owned(),
                 url: "mqtts://press.cell3.example:8883".to_owned(),
+                decoder: Some(FilterStatus {
+                    module: "nmea".to_owned(),
+                    failures: FilterFailures {
+                        trap: 2,
+                        ..FilterFailures::default()
+                    },
+                    last_error: Some("trap: unreachable".to_owned()),
+                    last_error_time: Some(now - 86_400_000),
+                    ..filter("decoder", 2_880_114, 2_880_114, 18.0)
+                }),
                 tls: Some(TlsStatus {
                     certificates: vec![
                         certificate(CertificateRole::Own, "gw-0042", now + 200 * DAY),
@@ -415,6 +457,26 @@ pub(crate) fn rich() -> Picture {
                     filter("deadband", 41_207_111, 9_804_771, 9.4),
                 ],
                 windows_open: 214,
+                rollout: RolloutStatus {
+                    state: "canary".to_owned(),
+                    candidate: Some(candidate()),
+                    tried: Vec::new(),
+                    last_good: Some("0d1be6a2c4419f07".to_owned()),
+                    last_good_slots: vec![ChainSlot {
+                        filter: "range".to_owned(),
+                        module: "range".to_owned(),
+                        version: "0.0.9".to_owned(),
+                        digest: filter("range", 9, 9, 1.0).digest,
+                    }],
+                    refused: None,
+                    decision: Some(RolloutDecision {
+                        time: now - 7_200_000,
+                        generation: "5f1c0c8e2ad97b44".to_owned(),
+                        reason: None,
+                        why: "the candidate passed with 1000 readings, 2 of them otherwise"
+                            .to_owned(),
+                    }),
+                },
                 ..PipelineStatus::default()
             },
             PipelineStatus {
