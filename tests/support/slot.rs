@@ -1,4 +1,4 @@
-//! One filter in the engine of the gateway, in this process.
+//! Filters in the engine of the gateway, in this process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,27 +12,35 @@ use tidegate_pipeline::{
     Runtime, RuntimeConfig, SlotConfig, SlotLimits,
 };
 
-/// A pipeline of one filter, the component's size, and how long compiling it took.
-pub(crate) fn slot(file: &Path, settings: serde_json::Value) -> (Pipeline, usize, Duration) {
-    let dir = tempfile::tempdir().unwrap();
+/// An engine that keeps its cache in a directory and takes any size of module.
+pub(crate) fn runtime(dir: &Path) -> Runtime {
     let mut config = RuntimeConfig::new(
-        dir.path().join("cache"),
-        dir.path().join("secret"),
+        dir.join("cache"),
+        dir.join("secret"),
         PathBuf::from(env!("CARGO_BIN_EXE_tidegate")),
     );
     config.compile = LoadLimits::MOST.compile;
     config.module_bytes = LoadLimits::MOST.module_bytes;
-    let runtime = Runtime::new(config).unwrap();
-    let component = fs::read(file).unwrap();
+    config.cache.files = 256;
+    Runtime::new(config).unwrap()
+}
+
+/// A component with the manifest beside it.
+pub(crate) fn module(file: &Path) -> Module {
     let manifest = fs::read(file.with_extension("json")).unwrap();
-    let module = Module {
+    Module {
         manifest: Manifest::parse(&manifest).unwrap(),
-        component: component.clone().into(),
+        component: fs::read(file).unwrap().into(),
         origin: Origin::Local,
-    };
-    let begin = Instant::now();
-    let module = Arc::new(LoadedModule::load(&runtime, module).unwrap());
-    let compiled = begin.elapsed();
+    }
+}
+
+/// A pipeline of one filter, with all that its manifest asks for.
+pub(crate) fn pipeline(
+    runtime: &Runtime,
+    module: Arc<LoadedModule>,
+    settings: serde_json::Value,
+) -> Pipeline {
     let config = PipelineConfig {
         index: 0,
         name: "bench".to_owned(),
@@ -47,6 +55,17 @@ pub(crate) fn slot(file: &Path, settings: serde_json::Value) -> (Pipeline, usize
             secrets: BTreeMap::new(),
         }],
     };
-    let pipeline = Pipeline::new(&runtime, config, &BTreeMap::new()).unwrap();
-    (pipeline, component.len(), compiled)
+    Pipeline::new(runtime, config, &BTreeMap::new()).unwrap()
+}
+
+/// A pipeline of one filter in an engine of its own, the component's size, and how long compiling it took.
+pub(crate) fn slot(file: &Path, settings: serde_json::Value) -> (Pipeline, usize, Duration) {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = runtime(dir.path());
+    let module = module(file);
+    let size = module.component.len();
+    let begin = Instant::now();
+    let module = Arc::new(LoadedModule::load(&runtime, module).unwrap());
+    let compiled = begin.elapsed();
+    (pipeline(&runtime, module, settings), size, compiled)
 }
