@@ -1,6 +1,6 @@
 # The front door. `make demo` and `make test` are all that a newcomer needs; both install what they use.
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults fuzz soak lint bench bench-languages modules modules-languages portability release clean tools rust
+.PHONY: help demo test faults fuzz soak lint bench bench-filters bench-languages modules modules-languages portability release clean tools rust
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -15,8 +15,10 @@ test: lint modules tools ## everything that continuous integration runs
 faults: modules tools ## kills, power cuts, bad disks, lines and clocks, each many times over: under an hour; SEED=… CASES=kill:17
 	cargo test --locked --features test-faults --test faults-all
 
-fuzz: modules ## payloads, manifests, host calls, answers and 30,000 components, mutated a hundred times as often as in `make test`
-	TIDEGATE_FUZZ=100 cargo test --locked --workspace --features test-faults --lib --examples -- fuzz::
+fuzz: modules ## libFuzzer on every target for FUZZ_SECONDS (60), then a hundred times the mutations of `make test`, 30,000 components
+	@tests/need.sh g++:g++
+	tests/fuzz/run.sh
+	TIDEGATE_FUZZ=100 cargo test --locked --workspace --features test-faults -- fuzz::
 	cd modules && TIDEGATE_FUZZ=100 CARGO_TARGET_DIR=target cargo test --quiet --locked --workspace -- harm_nobody harms_nobody
 
 soak: ## a three-week outage, compressed: 20 million readings and 500 alarms into 64 MiB; minutes
@@ -43,6 +45,9 @@ portability: modules ## the factory modules under another host, jco on V8, with 
 	modules/build-languages.sh c
 	cd tests/portability && npm ci --silent --no-audit --no-fund
 	node tests/portability/run.mjs modules/target/components/*.wasm modules/target/simd-components/*.wasm modules/target/languages/deadband-c.wasm
+
+bench-filters: modules ## what filters cost: stage, instance, load, memory, state, swaps, neighbours; beside the targets
+	cargo bench --locked --bench filters
 
 bench-languages: modules modules-languages ## the same filter in every language: size, compilation, instance, reading
 	cargo bench --locked --bench languages

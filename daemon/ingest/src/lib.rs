@@ -8,6 +8,8 @@ mod acks;
 mod mqtt;
 mod source;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use mqtt::fuzz;
 pub use mqtt::{
     ConfigError, Credentials, MqttConfig, MqttSource, Property, Qos, RECEIVE_MAXIMUM, Subscription,
     Transport, Version, mqtt,

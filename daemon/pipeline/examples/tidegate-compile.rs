@@ -17,18 +17,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    let value = |name: &str| {
-        arguments
-            .iter()
-            .skip_while(|argument| *argument != name)
-            .nth(1)
-            .ok_or_else(|| format!("{name} is missing"))
-    };
-    let request = CompileRequest {
-        profile: value("--profile")?.parse()?,
-        memory_bytes: value("--memory-bytes")?.parse()?,
-        cpu_seconds: value("--cpu-seconds")?.parse()?,
-    };
+    let request = CompileRequest::of_arguments(&arguments)?;
     compile_child(&request, &mut std::io::stdin(), &mut std::io::stdout())?;
     Ok(())
 }

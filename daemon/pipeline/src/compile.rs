@@ -63,6 +63,26 @@ impl CompileRequest {
             self.cpu_seconds.to_string(),
         ]
     }
+
+    /// The request in such a command line, for programs that do nothing else with theirs.
+    ///
+    /// # Errors
+    /// What is missing or no number, for people.
+    pub fn of_arguments(arguments: &[String]) -> Result<Self, String> {
+        fn value<T: std::str::FromStr<Err: std::fmt::Display>>(
+            arguments: &[String],
+            name: &str,
+        ) -> Result<T, String> {
+            let mut words = arguments.iter().skip_while(|argument| *argument != name);
+            let word = words.nth(1).ok_or_else(|| format!("{name} is missing"))?;
+            word.parse().map_err(|error| format!("{name}: {error}"))
+        }
+        Ok(Self {
+            profile: value(arguments, "--profile")?,
+            memory_bytes: value(arguments, "--memory-bytes")?,
+            cpu_seconds: value(arguments, "--cpu-seconds")?,
+        })
+    }
 }
 
 /// Why the child could not do its work.

@@ -52,7 +52,7 @@ pub(crate) struct GuestBatch {
     quality: Vec<u8>,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl From<Batch> for GuestBatch {
     fn from(batch: Batch) -> Self {
         Self {
@@ -105,13 +105,20 @@ pub(crate) struct Rejection {
     reason: String,
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Rejection {
+    pub(crate) fn new(row: u32, reason: String) -> Self {
+        Self { row, reason }
+    }
+}
+
 /// What became of a batch.
 #[derive(ComponentType, Lift)]
 #[component(record)]
 pub(crate) struct Output {
-    keep: Keep,
-    derived: Option<GuestBatch>,
-    rejected: Vec<Rejection>,
+    pub(crate) keep: Keep,
+    pub(crate) derived: Option<GuestBatch>,
+    pub(crate) rejected: Vec<Rejection>,
 }
 
 /// The whole batch could not be judged.

@@ -23,6 +23,8 @@ pub mod decode;
 mod decoder;
 mod decoder_vectors;
 mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod grants;
 mod guest;
 mod host;

@@ -17,6 +17,12 @@ use tidegate_sdk::{Decoded, Fault, Message, Messages, Quality, Value, settings};
 
 tidegate_sdk::decoder!(cbor);
 
+/// Any bytes as messages: what the fuzz target calls, and the test with what that kept.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn fuzz(input: &[u8]) -> bool {
+    tidegate_sdk::test::DecoderHarness::new(cbor).fuzz(input)
+}
+
 /// Tags of RFC 8949, section 3.4, and RFC 9277.
 mod tag {
     pub(crate) const DATE_TIME: u64 = 0;
@@ -290,6 +296,14 @@ mod tests {
     #[test]
     fn golden_vectors() {
         check_decoder_vectors(cbor, include_str!("../vectors.json"));
+    }
+
+    #[test]
+    fn the_corpus_harms_nobody() {
+        tidegate_sdk::test::replay_corpus(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fuzz/corpus/cbor"),
+            fuzz,
+        );
     }
 
     fn reason(digits: &str) -> String {

@@ -22,6 +22,12 @@ use self::template::{Found, number};
 
 tidegate_sdk::decoder!(homeassistant);
 
+/// Any bytes as messages: what the fuzz target calls, and the test with what that kept.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn fuzz(input: &[u8]) -> bool {
+    tidegate_sdk::test::DecoderHarness::new(homeassistant).fuzz(input)
+}
+
 /// Bytes of a configuration; a larger one is refused.
 const CONFIG_BYTES: usize = 64 * 1024;
 

@@ -9,6 +9,17 @@ fn golden_vectors() {
     check_decoder_vectors(homeassistant, include_str!("../vectors.json"));
 }
 
+#[test]
+fn the_corpus_harms_nobody() {
+    tidegate_sdk::test::replay_corpus(
+        concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/fuzz/corpus/homeassistant"
+        ),
+        fuzz,
+    );
+}
+
 const CONFIG: &str = "homeassistant/sensor/node/temp/config";
 
 fn run(harness: &mut DecoderHarness, messages: &[(&str, &str)]) -> Decodings {

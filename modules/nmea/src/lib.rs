@@ -39,6 +39,14 @@ fn nmea(messages: &Messages, out: &mut Decoded) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Any bytes as messages: what the fuzz target calls, and the test with what that kept.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn fuzz(input: &[u8]) -> bool {
+    let settings = tidegate_sdk::test::json!({ "checksum": "optional" });
+    let mut harness = tidegate_sdk::test::DecoderHarness::new(nmea).settings(settings);
+    harness.fuzz(input)
+}
+
 /// One sentence, with or without a tag block in front of it.
 fn sentence<'a>(
     message: Message<'_>,
@@ -328,7 +336,7 @@ impl Sentence<'_> {
 #[cfg(test)]
 mod tests {
     use tidegate_sdk::test::{
-        DecoderHarness, Received, cases, check_decoder_vectors, damaged, json,
+        DecoderHarness, Received, cases, check_decoder_vectors, damaged, json, replay_corpus,
     };
 
     use super::*;
@@ -336,6 +344,14 @@ mod tests {
     #[test]
     fn golden_vectors() {
         check_decoder_vectors(nmea, include_str!("../vectors.json"));
+    }
+
+    #[test]
+    fn the_corpus_harms_nobody() {
+        replay_corpus(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fuzz/corpus/nmea"),
+            fuzz,
+        );
     }
 
     fn reason(payload: &[u8]) -> String {

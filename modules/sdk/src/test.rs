@@ -33,10 +33,12 @@ use crate::output::{Answer, Keep};
 
 mod damage;
 mod decoder;
+mod fuzz;
 pub mod host;
 
 pub use damage::{cases, damaged};
 pub use decoder::{DecoderHarness, Decodings, Received, check_decoder_vectors, hex};
+pub use fuzz::replay_corpus;
 
 /// A reading that goes in or came out.
 #[derive(Clone, Debug, PartialEq)]

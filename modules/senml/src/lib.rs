@@ -14,6 +14,12 @@ use self::record::{Label, Record, Scalar};
 
 tidegate_sdk::decoder!(senml);
 
+/// Any bytes as messages: what the fuzz target calls, and the test with what that kept.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn fuzz(input: &[u8]) -> bool {
+    tidegate_sdk::test::DecoderHarness::new(senml).fuzz(input)
+}
+
 /// The version of RFC 8428, which a pack has that says nothing.
 const VERSION: u64 = 10;
 /// The same with secondary units (RFC 8798), by RFC 9100: units are names here, whichever they are.

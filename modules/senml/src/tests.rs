@@ -9,6 +9,14 @@ fn golden_vectors() {
     check_decoder_vectors(senml, include_str!("../vectors.json"));
 }
 
+#[test]
+fn the_corpus_harms_nobody() {
+    tidegate_sdk::test::replay_corpus(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fuzz/corpus/senml"),
+        fuzz,
+    );
+}
+
 const ARRIVAL: i64 = 1_766_000_000_000_000_000;
 
 fn run(payload: &[u8]) -> Decodings {

@@ -23,6 +23,12 @@ use self::topic::{NAMESPACE, Topic, Verb};
 
 tidegate_sdk::decoder!(sparkplug);
 
+/// Any bytes as messages: what the fuzz target calls, and the test with what that kept.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn fuzz(input: &[u8]) -> bool {
+    tidegate_sdk::test::DecoderHarness::new(sparkplug).fuzz(input)
+}
+
 /// The metric of births and deaths that says which belong together (section 6.4.19).
 const BD_SEQ: &str = "bdSeq";
 /// Bytes of the names that a death marks as stale; more are counted. All rows of a call have 4 MiB.

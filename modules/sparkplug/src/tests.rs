@@ -12,6 +12,17 @@ fn golden_vectors() {
     check_decoder_vectors(sparkplug, VECTORS);
 }
 
+#[test]
+fn the_corpus_harms_nobody() {
+    tidegate_sdk::test::replay_corpus(
+        concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/fuzz/corpus/sparkplug"
+        ),
+        fuzz,
+    );
+}
+
 /// A birth of metrics `0`, `1`, … with a `filler` in their names, all of the type Int32 and without values.
 fn birth(metrics: usize, filler: &str) -> Vec<u8> {
     let mut payload = Vec::new();

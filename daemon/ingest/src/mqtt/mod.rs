@@ -13,6 +13,8 @@
 //! what one of them has to remember, `source` serves it and decides when to try again.
 
 mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod intake;
 mod link;
 mod packet;
