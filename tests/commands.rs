@@ -165,6 +165,7 @@ fn every_factory_module_passes_its_vectors_in_the_production_engine() {
         "redact",
         "scale",
         "senml",
+        "silence",
         "sparkplug",
     ] {
         let file = components().join(format!("{name}.wasm"));

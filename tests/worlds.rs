@@ -149,3 +149,52 @@ fn a_module_in_the_wrong_place_is_told_where_it_belongs() {
         assert!(text.contains(want), "{decode}: {text}");
     }
 }
+
+/// One reload, two changes: the filter's is a new generation, the decoder's needs the gateway to be wired anew.
+#[test]
+fn a_reload_takes_a_filters_settings_and_a_decoders_file_at_once() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let modules = site.path("modules");
+    std::fs::create_dir(&modules).unwrap();
+    for file in ["fragile.wasm", "fragile.json"] {
+        std::fs::copy(hostile_components().join(file), modules.join(file)).unwrap();
+    }
+    let text = |max: u32| {
+        format!(
+            "[modules]\nallow-unsigned = true\ndir = \"{}\"\n[source.plant.decode]\nmodule = \"fragile\"\n\
+             [pipeline.p]\nfrom = [\"plant\"]\nfilters = [{{ module = \"range\", settings = {{ max = {max} }} }}]\n",
+            modules.display()
+        )
+    };
+    let config = configuration(&site, &broker, "");
+    let bare = std::fs::read_to_string(&config).unwrap();
+    let bare: String = bare
+        .lines()
+        .filter(|line| !line.starts_with("decode = "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let write = |max| site.write("tidegate.toml", &format!("{bare}{}", text(max)));
+    write(5);
+    let mut daemon = Daemon::start(&config);
+    // Of nobody while the gateway is wired anew.
+    let version = |daemon: &Daemon| {
+        let (code, text) = daemon.get("/api/v1/modules")?;
+        let modules: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let mut items = modules["items"].as_array()?.iter();
+        let found = items.find(|item| item["name"] == "fragile" && code == 200)?;
+        Some(found["version"].as_str()?.to_owned())
+    };
+    assert_eq!(version(&daemon).unwrap(), "0.1.0");
+
+    let manifest = std::fs::read_to_string(modules.join("fragile.json")).unwrap();
+    let newer = manifest.replace("\"version\": \"0.1.0\"", "\"version\": \"0.2.0\"");
+    assert_ne!(manifest, newer);
+    std::fs::write(modules.join("fragile.json"), newer).unwrap();
+    write(6);
+    daemon.signal("HUP");
+    wait_for("the decoder's new version", || {
+        version(&daemon).filter(|version| version == "0.2.0")
+    });
+    assert_eq!(daemon.stop(), 0);
+}

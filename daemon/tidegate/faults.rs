@@ -46,8 +46,10 @@ pub(crate) fn install(sources: &[SourceHandle], inbox: &mpsc::Sender<ToWriter>) 
 pub(crate) fn acknowledge_early(input: &Input) {
     let wires = WIRES.lock().unwrap_or_else(PoisonError::into_inner);
     let sources = wires.as_ref().and_then(|wires| wires.acknowledge.as_ref());
-    if let (Some(sources), Input::Outcome(outcome)) = (sources, input) {
-        sources[outcome.source].acknowledge(&outcome.acks);
+    if let (Some(sources), Input::Outcome(outcome)) = (sources, input)
+        && let Some(source) = sources.get(outcome.source)
+    {
+        source.acknowledge(&outcome.acks);
     }
 }
 

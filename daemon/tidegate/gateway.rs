@@ -601,7 +601,10 @@ pub(crate) fn slot(
             config::OnFailure::Drop => OnFailure::Drop,
             config::OnFailure::Quarantine => OnFailure::Quarantine,
         },
-        limits: SlotLimits::granted(&module.manifest.limits, &ceiling),
+        limits: SlotLimits {
+            tick: filter.tick.or(module.manifest.tick()),
+            ..SlotLimits::granted(&module.manifest.limits, &ceiling)
+        },
         grants: grants::granted(&module.manifest, policy, !filter.secrets.is_empty()),
         secrets: rollouts::secrets(filter),
     }

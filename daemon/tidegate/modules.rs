@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use tidegate_domain::limits::MODULE_FILE_MOST_BYTES;
-use tidegate_pipeline::{LoadLimits, Manifest, Module, Origin, Role};
+use tidegate_pipeline::{LoadLimits, Manifest, Module, Origin, Role, inspect};
 
 use crate::config::{self, Config, Problems};
 use crate::factory::FACTORY;
@@ -57,6 +57,7 @@ pub(crate) fn check(config: &Config, problems: &mut Problems) {
             let key = format!("pipeline.{}.filters[{index}]", pipeline.name);
             let place = (key.as_str(), Role::Filter);
             check_one(config, problems, place, &filter.module, &filter.settings);
+            check_tick(config, problems, &key, filter);
         }
     }
 }
@@ -83,8 +84,8 @@ fn check_one(
                     "module `{name}` has {size} bytes, {} are allowed",
                     allowed.module_bytes
                 );
-                let help = "its manifest's `limits.module-bytes` and `[policy] module-size` can raise that";
-                problems.error(of_module, message, Some(help.to_owned()));
+                let help = inspect::smaller(allowed.module_bytes).to_owned();
+                problems.error(of_module, message, Some(help));
             }
             for problem in module.manifest.settings_problems(settings) {
                 let help = format!("`tidegate module list --json` shows what `{name}` takes");
@@ -96,6 +97,20 @@ fn check_one(
             }
         }
         Err(error) => problems.error(of_module, format!("{error:#}"), None),
+    }
+}
+
+/// Adds that a filter is to tick which has no ticks.
+fn check_tick(config: &Config, problems: &mut Problems, key: &str, filter: &config::Filter) {
+    let Ok(module) = resolve(&filter.module, &config.modules) else {
+        return;
+    };
+    if filter.tick.is_some() && module.manifest.tick().is_none() {
+        problems.error(
+            config.place(&format!("{key}.tick")),
+            format!("module `{}` has no `tick`", filter.module),
+            Some("remove the key `tick`".to_owned()),
+        );
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tidegate_domain::outcome::{ReplayFailure, Replayed, SlotGeneration};
+use tidegate_domain::outcome::{NO_SOURCE, ReplayFailure, Replayed, SlotGeneration};
 use tidegate_domain::quarantine::Action;
 use tidegate_domain::{Batch, BatchOutcome, Message};
 use tidegate_store::{OpenOrder, Orders, QuarantinedRow, ReadError, Reader};
@@ -118,6 +118,7 @@ impl Replay {
     /// The row stays in quarantine.
     pub(crate) fn failed(&self, reason: &'static str, detail: String) -> BatchOutcome {
         BatchOutcome {
+            source: NO_SOURCE,
             arrival: clock::now(),
             replayed: Some(self.replayed(Some(ReplayFailure { reason, detail }))),
             ..BatchOutcome::default()

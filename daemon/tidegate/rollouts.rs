@@ -38,6 +38,8 @@ pub(crate) struct Rollouts {
     pub(crate) loaded: Mutex<BTreeMap<String, Arc<LoadedModule>>>,
     /// The configuration that is in force.
     pub(crate) config: Mutex<Arc<Config>>,
+    /// The decoders at work, which have no generations: another file of one needs the gateway to be wired anew.
+    pub(crate) decoders: BTreeMap<String, Arc<LoadedModule>>,
     pub(crate) places: Vec<Place>,
     /// One change of generations at a time.
     pub(crate) turn: Mutex<()>,
@@ -59,6 +61,15 @@ impl Rollouts {
         }
         let maker = self.maker(new);
         let found = maker.load()?;
+        let same = |(name, decoder): (&String, &Arc<LoadedModule>)| {
+            found.get(name).is_some_and(|module| {
+                module.manifest == decoder.manifest
+                    && module.inspection.digest == decoder.inspection.digest
+            })
+        };
+        if !self.decoders.iter().all(same) {
+            return Ok(false);
+        }
         let mut steps = Steps::default();
         let mut changed = false;
         for place in &self.places {

@@ -347,6 +347,7 @@ fn slot(
         settings: json!({}),
         on_failure: config::OnFailure::Quarantine,
         limits: config::Limits::default(),
+        tick: None,
         secrets: BTreeMap::new(),
     });
     let mut running = running.iter();

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tidegate_domain::limits;
 use tidegate_ingest::{SourceEvent, SourceHandle};
-use tidegate_pipeline::{LoadedModule, Runtime};
+use tidegate_pipeline::{LoadedModule, Role, Runtime};
 use tidegate_store::{Committed, Input, Store};
 use tidegate_tls::Tls;
 use tidegate_uplink::UplinkHandle;
@@ -114,6 +114,8 @@ pub(crate) fn start(
     let found = maker.load()?;
     let modules: Vec<Arc<LoadedModule>> = found.values().cloned().collect();
     let mut decoders = Vec::new();
+    let mut decoding = found.clone();
+    decoding.retain(|_, module| module.manifest.world.role() == Role::Decoder);
 
     let (outcomes, made) = mpsc::channel::<Input>(OUTCOMES);
     let (inbox, writer_inbox) = mpsc::channel::<ToWriter>(INBOX);
@@ -278,6 +280,7 @@ pub(crate) fn start(
         kept,
         loaded,
         config: Mutex::new(Arc::clone(config)),
+        decoders: decoding,
         places,
         turn: Mutex::default(),
         tryouts: Arc::new(Semaphore::new(1)),

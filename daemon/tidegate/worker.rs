@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tidegate_domain::limits::{ATTEMPTS, BATCH_BYTES, BATCH_ROWS, QUARANTINE_BYTES};
-use tidegate_domain::outcome::{MessageCounts, QuarantinedMessage, reason};
+use tidegate_domain::outcome::{MessageCounts, NO_SOURCE, QuarantinedMessage, reason};
 use tidegate_domain::rollout::Change;
 use tidegate_domain::{Batch, BatchOutcome, Message};
 use tidegate_ingest::Received;
@@ -127,7 +127,8 @@ enum Next {
     Received(usize),
     Replay(Vec<Replay>),
     Order(Order),
-    Judge,
+    /// It is time for something.
+    Time,
 }
 
 /// The writer has ended, and with it the daemon.
@@ -141,9 +142,23 @@ impl Worker {
         if self.tell(begun).is_err() {
             return;
         }
+        let mut judged = Instant::now();
         loop {
-            // Whoever is ready is taken by turns, so that neither waits for more than one batch of the other.
+            if self.tick().is_err() {
+                return;
+            }
             let trying = self.pipelines.iter().any(Lane::is_trying);
+            if trying && judged.elapsed() >= JUDGE {
+                judged = Instant::now();
+                let changes = self.judge();
+                if self.tell(changes).is_err() {
+                    return;
+                }
+            }
+            let lanes = self.pipelines.iter_mut();
+            let tick = lanes.filter_map(|lane| lane.tick_at(Instant::now())).min();
+            let wake = tick.into_iter().chain(trying.then(|| judged + JUDGE)).min();
+            // Whoever is ready is taken by turns, so that neither waits for more than one batch of the other.
             let (intake, replays) = (&mut self.intake, &mut self.replays);
             let orders = &mut self.orders;
             let next = self.runtime.block_on(async {
@@ -151,7 +166,7 @@ impl Worker {
                     received = intake.recv_many(&mut waiting, BATCH_ROWS) => Next::Received(received),
                     Some(part) = replays.recv() => Next::Replay(part),
                     Some(order) = orders.recv() => Next::Order(order),
-                    () = tokio::time::sleep(JUDGE), if trying => Next::Judge,
+                    () = until(wake) => Next::Time,
                 }
             });
             match next {
@@ -163,12 +178,7 @@ impl Worker {
                         return;
                     }
                 }
-                Next::Judge => {
-                    let changes = self.judge();
-                    if self.tell(changes).is_err() {
-                        return;
-                    }
-                }
+                Next::Time => {}
                 Next::Replay(part) => {
                     if self.replay(part).is_err() {
                         tracing::error!(
@@ -215,12 +225,38 @@ impl Worker {
         lanes.filter_map(|lane| lane.judge(at, now)).collect()
     }
 
+    /// Ticks the filters that are due. What they add is committed like what a batch became.
+    fn tick(&mut self) -> Result<(), WriterGone> {
+        let now = Instant::now();
+        let due = |lane: &mut Lane| lane.tick_at(now).is_some_and(|due| due <= now);
+        if !self.pipelines.iter_mut().any(due) {
+            return Ok(());
+        }
+        self.progress.busy.store(true, Ordering::Relaxed);
+        let mut outcome = BatchOutcome {
+            source: NO_SOURCE,
+            arrival: clock::now(),
+            arrival_times: true,
+            ..BatchOutcome::default()
+        };
+        for lane in &mut self.pipelines {
+            lane.tick(outcome.arrival, now, &mut outcome.pipelines);
+        }
+        if !outcome.pipelines.is_empty() {
+            return self.hand_over(outcome);
+        }
+        self.progress.busy.store(false, Ordering::Relaxed);
+        self.progress.batches.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Hands over steps of rollouts without any batch.
     fn tell(&self, rollouts: Vec<Change>) -> Result<(), WriterGone> {
         if rollouts.is_empty() {
             return Ok(());
         }
         self.hand_over(BatchOutcome {
+            source: NO_SOURCE,
             rollouts,
             ..BatchOutcome::default()
         })
@@ -364,6 +400,7 @@ impl Worker {
         self.progress.busy.store(true, Ordering::Relaxed);
         let arrival = clock::now();
         let mut outcome = BatchOutcome {
+            source: NO_SOURCE,
             arrival,
             bytes: replay.bytes,
             ..BatchOutcome::default()
@@ -476,6 +513,14 @@ impl Worker {
         self.progress.busy.store(false, Ordering::Relaxed);
         self.progress.batches.fetch_add(1, Ordering::Relaxed);
         self.outcomes.blocking_send(input).map_err(|_| WriterGone)
+    }
+}
+
+/// Sleeps until then; for ever where there is no such time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

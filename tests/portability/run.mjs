@@ -101,9 +101,15 @@ class Slot {
     this.entries = new Map();
   }
 
-  // Before a call; what it stages counts only if it succeeds.
-  begin(batch, now) {
-    this.batch = batch;
+  // The series that a record is kept for, of whom a tick is told.
+  series() {
+    const kept = [...this.records].filter(([, record]) => record.some((byte) => byte !== 0));
+    return kept.map(([name]) => name).sort();
+  }
+
+  // Before a call about these series; what it stages counts only if it succeeds.
+  begin(names, now) {
+    this.names = names;
     this.now = now;
     this.alarms = [];
     this.staged = undefined;
@@ -122,13 +128,13 @@ class Slot {
   }
 
   load() {
-    const column = new Uint8Array(this.batch.names.length * this.width);
-    this.batch.names.forEach((name, index) => column.set(this.records.get(name) ?? [], index * this.width));
+    const column = new Uint8Array(this.names.length * this.width);
+    this.names.forEach((name, index) => column.set(this.records.get(name) ?? [], index * this.width));
     return column;
   }
 
   commit() {
-    this.batch.names.forEach((name, index) => {
+    this.names.forEach((name, index) => {
       if (this.staged) this.records.set(name, this.staged.slice(index * this.width, (index + 1) * this.width));
     });
   }
@@ -206,7 +212,7 @@ function problemsOfDecoder(step, slot, call) {
   let result = { stored: [], undecoded: [], notes: [] };
   let fault;
   try {
-    result = decoded(call(toMessages(step.messages)));
+    result = decoded(call().decode(toMessages(step.messages)));
   } catch (error) {
     fault = faultOf(error);
     slot.entries = entries;
@@ -271,12 +277,19 @@ function outcome(batch, output) {
 function problems(step, slot, call) {
   const expect = step.expect ?? {};
   const found = [];
-  const batch = toBatch(step.input);
-  slot.begin(batch, integer(step.now));
+  const now = integer(step.now);
+  let batch = toBatch(step.input ?? []);
+  slot.begin(step.tick ? slot.series() : batch.names, now);
   let result = { stored: [], filtered: 0, rejected: new Map() };
   let fault;
   try {
-    result = outcome(batch, call(batch));
+    if (!step.tick) {
+      result = outcome(batch, call().process(batch));
+    } else if (slot.width === 0 || slot.names.length > 0) {
+      // What a tick adds is what its alarms are about.
+      batch = call().tick(now, slot.names);
+      result.stored = fromBatch(batch);
+    }
     slot.commit();
   } catch (error) {
     fault = faultOf(error);
@@ -314,10 +327,7 @@ async function load(file) {
     }
     const { instantiate } = await import(pathToFileURL(join(dir, 'guest.mjs')));
     // A fresh instance for every call, as on the gateway.
-    return (imports) => (input) => {
-      const guest = instantiate((path) => cores.get(basename(path)), imports);
-      return guest.decode ? guest.decode(input) : guest.process(input);
-    };
+    return (imports) => () => instantiate((path) => cores.get(basename(path)), imports);
   } finally {
     rmSync(dir, { recursive: true });
   }

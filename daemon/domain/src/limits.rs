@@ -33,6 +33,14 @@ pub const TEXT_BYTES: usize = 16 * 1024;
 pub const OUTBOX_ITEM_BYTES: usize = 64 * 1024;
 /// Linear memory of one filter instance. A filter that asks for more traps.
 pub const FILTER_MEMORY_BYTES: usize = 16 * 1024 * 1024;
+/// Series that one call of a filter's `tick` is about. With more of them there are more calls.
+pub const TICK_SERIES: usize = 1024;
+/// Time between two ticks of a filter whose manifest does not say.
+pub const TICK: Duration = Duration::from_mins(1);
+/// The least: what a tick costs is its deadline, and this keeps the part of a core that it may use down to a half.
+pub const TICK_MIN: Duration = Duration::from_secs(1);
+/// The most.
+pub const TICK_MAX: Duration = Duration::from_hours(24);
 /// CPU time of one filter call. A filter that needs more is stopped, which counts as a trap.
 pub const FILTER_DEADLINE: Duration = Duration::from_millis(250);
 /// Entries of one function table of a filter. A filter that asks for more traps; an interpreter compiled to WebAssembly has

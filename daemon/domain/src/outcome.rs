@@ -11,11 +11,14 @@ use crate::identity::Identity;
 use crate::message::{AckToken, Arrival};
 use crate::rollout;
 
+/// The source of an outcome that comes from none: from quarantine, from a step of a rollout, from the time that has passed.
+pub const NO_SOURCE: usize = usize::MAX;
+
 /// Everything that one batch of one source became. It commits as a whole or not at all, and only then are its
 /// messages acknowledged.
 #[derive(Clone, Debug, Default)]
 pub struct BatchOutcome {
-    /// Index of the source in the configuration's order.
+    /// Index of the source in the configuration's order; [`NO_SOURCE`] where it comes from none.
     pub source: usize,
     /// The latest arrival in the batch: the committed arrival clock advances to it.
     pub arrival: Arrival,
@@ -211,6 +214,15 @@ pub struct PipelineOutcome {
     pub state: Vec<StateDelta>,
     /// Alarms raised and cleared.
     pub alarms: Vec<AlarmChange>,
+}
+
+impl PipelineOutcome {
+    /// Whether there is nothing in it to be stored: nothing entered, and nothing came of that.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let entered = self.selected + self.derived + self.replayed;
+        entered == 0 && self.state.is_empty() && self.alarms.is_empty()
+    }
 }
 
 /// What a pipeline's chain ran: named in every stored and sent row.

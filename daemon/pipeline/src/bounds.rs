@@ -87,6 +87,9 @@ pub struct SlotLimits {
     pub metric_names: usize,
     /// Changes of alarms in a minute; a call that makes more has failed, and raised nothing.
     pub alarms_per_minute: u32,
+    /// Time between two ticks of a filter that has them, as the site or else the manifest says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tick: Option<Duration>,
 }
 
 impl Default for SlotLimits {
@@ -104,6 +107,7 @@ impl Default for SlotLimits {
             log_lines_per_second: limits::LOG_LINES_PER_SECOND,
             metric_names: limits::METRIC_NAMES,
             alarms_per_minute: limits::ALARMS_PER_MINUTE,
+            tick: None,
         }
     }
 }
@@ -174,6 +178,7 @@ impl SlotLimits {
         log_lines_per_second: u32::MAX,
         metric_names: usize::MAX,
         alarms_per_minute: u32::MAX,
+        tick: None,
     };
 
     /// What a manifest wants, as far as the site's ceiling lets it. A ceiling below the defaults lowers those too.
@@ -232,6 +237,7 @@ impl SlotLimits {
                 default.alarms_per_minute,
                 ceiling.alarms_per_minute,
             ),
+            tick: ceiling.tick,
         }
     }
 }

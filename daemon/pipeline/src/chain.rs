@@ -136,11 +136,9 @@ impl Pipeline {
             selected[input.series[row] as usize]
         });
         let mut outcome = PipelineOutcome {
-            pipeline: self.index,
-            generation: Some(Arc::clone(&self.generation)),
             selected: rows.len() as u64,
             input: self.keeps_input.then(|| rows.clone()),
-            ..PipelineOutcome::default()
+            ..self.outcome()
         };
         self.stats.selected.fetch_add(outcome.selected, Relaxed);
         rows = self.filter(0, rows, arrival, now, &mut outcome);
@@ -160,16 +158,74 @@ impl Pipeline {
         now: Instant,
     ) -> PipelineOutcome {
         let mut outcome = PipelineOutcome {
-            pipeline: self.index,
-            generation: Some(Arc::clone(&self.generation)),
             replayed: rows.len() as u64,
-            ..PipelineOutcome::default()
+            ..self.outcome()
         };
         let present: Vec<&str> = self.slots.iter().map(Slot::filter).collect();
         let ran: Vec<&str> = ran.iter().map(|slot| slot.filter.as_str()).collect();
         let from = resume_at(&present, filter, &ran);
         outcome.stored = self.filter(from, rows, arrival, now, &mut outcome);
         outcome
+    }
+
+    /// When one of its filters is to be ticked next; `None` where none has ticks.
+    pub fn tick_at(&mut self, now: Instant) -> Option<Instant> {
+        let slots = self.slots.iter_mut();
+        slots.filter_map(|slot| slot.tick_at(now)).min()
+    }
+
+    /// Makes all ticks due, whatever their times.
+    pub(crate) fn tick_now(&mut self, now: Instant) {
+        self.slots.iter_mut().for_each(|slot| slot.tick_now(now));
+    }
+
+    /// Ticks the filters that are due, in their order; what one adds goes through those behind it. `None` where none was
+    /// due. Blocks for as long as the filters compute.
+    ///
+    /// `arrival` is the present, as for [`Pipeline::run`].
+    pub fn tick(&mut self, arrival: Arrival, now: Instant) -> Option<PipelineOutcome> {
+        self.tick_apart(arrival, now, |_| true)
+            .map(|[outcome, _]| outcome)
+    }
+
+    /// The same with the rows of two parts of the series apart: first those that `first` says yes to. The first outcome has
+    /// all alarms, and what the states became.
+    pub(crate) fn tick_apart(
+        &mut self,
+        arrival: Arrival,
+        now: Instant,
+        first: impl Fn(&str) -> bool,
+    ) -> Option<[PipelineOutcome; 2]> {
+        let mut ticked = false;
+        let mut parts = [self.outcome(), self.outcome()];
+        for place in 0..self.slots.len() {
+            let Some(added) = self.slots[place].tick(arrival, now, &mut parts[0]) else {
+                continue;
+            };
+            ticked = true;
+            let of_first: Vec<bool> = added.names.iter().map(|name| first(name)).collect();
+            for (part, wanted) in [(0, true), (1, false)] {
+                let rows = columns::gather(&added, added.len(), |row| {
+                    of_first[added.series[row] as usize] == wanted
+                });
+                let outcome = &mut parts[part];
+                outcome.derived += rows.len() as u64;
+                let through = self.filter(place + 1, rows, arrival, now, outcome);
+                columns::append(&mut outcome.stored, through);
+                let state = std::mem::take(&mut outcome.state);
+                parts[0].state.extend(state);
+            }
+        }
+        ticked.then_some(parts)
+    }
+
+    /// An outcome of which nothing is known yet.
+    fn outcome(&self) -> PipelineOutcome {
+        PipelineOutcome {
+            pipeline: self.index,
+            generation: Some(Arc::clone(&self.generation)),
+            ..PipelineOutcome::default()
+        }
     }
 
     /// Sends rows through the slots from a place on.

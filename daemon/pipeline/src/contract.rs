@@ -133,6 +133,11 @@ pub(crate) type Parameters<'a> = (BatchRef<'a>,);
 /// See [`Parameters`].
 pub(crate) type Results = (Result<Output, Fault>,);
 
+/// Parameters and results of `tick`: the present, and the series that it is about.
+pub(crate) type TickParameters<'a> = (i64, &'a [Arc<str>]);
+/// See [`TickParameters`].
+pub(crate) type TickResults = (Result<GuestBatch, Fault>,);
+
 impl Fault {
     pub(crate) fn message(self) -> String {
         cut(self.message, REASON_BYTES)
@@ -162,6 +167,15 @@ pub(crate) enum Contents {
 }
 
 impl Output {
+    /// Rows that belong to no input.
+    pub(crate) fn adding(rows: GuestBatch) -> Self {
+        Self {
+            keep: Keep::All,
+            derived: Some(rows),
+            rejected: Vec::new(),
+        }
+    }
+
     /// # Errors
     /// What in the answer means nothing, for people.
     pub(crate) fn judge(self, rows: usize, limits: &SlotLimits) -> Result<Verdict, String> {

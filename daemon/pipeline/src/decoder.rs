@@ -21,10 +21,10 @@ use crate::breaker::{Breaker, BreakerState};
 use crate::columns;
 use crate::contract::{Fault, GuestBatch, bytes, cut};
 use crate::decode::{DecodeFailure, Decoded};
-use crate::engine::Runtime;
-use crate::grants::{self, Grant};
+use crate::engine::{Profile, Runtime};
+use crate::grants::Grant;
 use crate::guest::{Called, Failure, Function, Guest};
-use crate::host::{Call, Context, LogRate, MemoryBound, Secret};
+use crate::host::{Call, Context, LogRate, Secret};
 use crate::manifest::{LoadedModule, SlotLimits};
 use crate::slot::SlotError;
 use crate::state::{GlobalView, SlotState};
@@ -51,7 +51,7 @@ pub struct DecoderConfig {
     pub settings: serde_json::Value,
     /// Bounds of every call.
     pub limits: SlotLimits,
-    /// What it may import; see [`grants::granted`].
+    /// What it may import; see [`crate::grants::granted`].
     pub grants: BTreeSet<Grant>,
     /// The secrets that the site named for it, by the names that the module knows them by.
     pub secrets: BTreeMap<String, Secret>,
@@ -158,29 +158,10 @@ impl ModuleDecoder {
             secrets,
         } = config;
         let manifest = &module.manifest;
-        if manifest.world.role() != Role::Decoder {
-            return Err(SlotError::Role {
-                module: manifest.name.clone(),
-                role: manifest.world.role(),
-            });
-        }
-        let imports = grants::check(manifest, &module.inspection, &grants)?;
-        let problems = manifest.settings_problems(&settings);
-        if !problems.is_empty() {
-            return Err(SlotError::Settings {
-                module: manifest.name.clone(),
-                problems,
-            });
-        }
-        let link = |detail: String| SlotError::Link {
-            module: manifest.name.clone(),
-            world: manifest.world,
-            detail,
-        };
-        let guest = Guest::link(runtime, &module, &imports, limits).map_err(link)?;
+        let guest = Guest::in_place(runtime, &module, Role::Decoder, &settings, &grants, limits)?;
         let decode = guest
             .function::<Parameters<'static>, Results>(DECODE)
-            .map_err(link)?;
+            .map_err(|detail| SlotError::link(manifest, detail))?;
         let slot: Arc<str> = Self::state_key(&source, &manifest.name).into();
         let state = SlotState::restore(manifest.state, snapshot, &slot);
         let stats = Arc::new(PipelineStats {
@@ -196,6 +177,7 @@ impl ModuleDecoder {
             log: LogRate::default(),
             stats,
             index: 0,
+            rehearsal: runtime.profile() == Profile::Metered,
         });
         Ok(Self {
             source,
@@ -317,19 +299,13 @@ impl ModuleDecoder {
         budget: Duration,
     ) -> (Result<(Answer, Option<StateChange>), Failure>, Duration) {
         let columns = Columns::new(messages, asked);
+        let clock = columns.time.iter().copied().max().unwrap_or_default();
         let call = Call {
-            context: Arc::clone(&self.context),
-            now,
-            clock: columns.time.iter().copied().max().unwrap_or_default(),
-            rows: 0,
-            series: None,
             global: match &self.state {
                 SlotState::Global(state) => Some(GlobalView::new(state, self.guest.limits())),
                 SlotState::None | SlotState::Series(_) => None,
             },
-            alarms: Vec::new(),
-            metrics: BTreeMap::new(),
-            memory: MemoryBound::new(self.guest.limits()),
+            ..Call::new(&self.context, now, clock)
         };
         let parameters = (columns.lower(),);
         let called: Called<Results> =

@@ -11,10 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use sha2::{Digest as _, Sha256};
 use tidegate_domain::limits;
 use wasmtime::component::Component;
-use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, ModuleVersionStrategy, OptLevel,
-    PoolingAllocationConfig, RegallocAlgorithm, Strategy, WasmBacktraceDetails,
-};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::bounds::LoadLimits;
 use crate::cache::{Cache, CacheLimits, Key, Miss};
@@ -22,12 +19,13 @@ use crate::compile::{CompileLimits, Compiler};
 use crate::inspect::{self, Digest, InspectError};
 use crate::native;
 use crate::ticker::Ticker;
+pub use crate::tuning::Profile;
+use crate::tuning::code;
+pub(crate) use crate::tuning::wasmtime_version;
 
 /// Guests that run at the same time. A worker thread that comes when all are taken waits for one; there is one guest
 /// a worker at most, so that a gateway with more workers than this only loses a little parallelism.
 pub const CONCURRENT_GUESTS: u32 = 16;
-/// Stack of a guest. It is part of the calling thread's own stack, which for a thread of Rust's is 2 MiB.
-const GUEST_STACK_BYTES: usize = 512 * 1024;
 /// Memory of a finished guest that is overwritten for the next one instead of being given back to the kernel. It costs
 /// this much of RAM a guest at most and saves page faults: a call on one reading takes 15 µs instead of 25 (x86-64).
 const RESIDENT_BYTES: usize = 256 * 1024;
@@ -39,34 +37,7 @@ pub(crate) const TABLES: u32 = 8;
 /// each of its parts. A guest with several takes the places of as many, so that the pool reserves no more for them.
 pub(crate) const MEMORIES: u32 = 4;
 
-/// How address space is laid out for guests. It is part of every compiled artefact's identity, because bounds
-/// checks are left out where a guard region catches what they would.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Profile {
-    /// 4 GiB of address space a guest: no bounds checks. 16 of them fit below 39 bits.
-    Wide,
-    /// 64 MiB of address space a guest, for kernels or limits (RLIMIT_AS) that refuse the wide one.
-    Small,
-    /// The small one for rehearsals: instructions are counted instead of time, so that the same input gives the same
-    /// result to the last byte, whatever else the machine does. It costs speed.
-    Metered,
-}
-
 impl Profile {
-    fn reservation(self) -> u64 {
-        match self {
-            Self::Wide => 4 << 30,
-            Self::Small | Self::Metered => 64 << 20,
-        }
-    }
-
-    fn guard(self) -> u64 {
-        match self {
-            Self::Wide => 32 << 20,
-            Self::Small | Self::Metered => 64 << 10,
-        }
-    }
-
     /// The most linear memory that a slot's limits can allow a guest, in bytes.
     #[must_use]
     pub fn max_memory_bytes(self) -> usize {
@@ -74,16 +45,6 @@ impl Profile {
             Self::Wide => 256 << 20,
             Self::Small | Self::Metered => 64 << 20,
         }
-    }
-}
-
-impl fmt::Display for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Wide => "wide",
-            Self::Small => "small",
-            Self::Metered => "metered",
-        })
     }
 }
 
@@ -424,37 +385,9 @@ fn start(
         .map_err(|detail| RuntimeError::Engine { profile, detail })
 }
 
-/// Everything that decides about the code and its limits, in one place: both engines come from here.
+/// Both engines come from here.
 fn config(profile: Profile, pool: bool) -> Result<Config, wasmtime::Error> {
-    let mut config = Config::new();
-    config
-        .strategy(Strategy::Cranelift)
-        .cranelift_opt_level(OptLevel::Speed)
-        .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
-        // Outputs of two versions of a filter are compared bit by bit.
-        .cranelift_nan_canonicalization(true)
-        .epoch_interruption(profile != Profile::Metered)
-        .consume_fuel(profile == Profile::Metered)
-        .max_wasm_stack(GUEST_STACK_BYTES)
-        .wasm_component_model(true)
-        .wasm_relaxed_simd(false)
-        .wasm_memory64(false)
-        .concurrency_support(false)
-        // Explicit, because an environment variable would otherwise change a tunable that artefacts are checked for.
-        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
-        .memory_reservation(profile.reservation())
-        .memory_reservation_for_growth(0)
-        .memory_guard_size(profile.guard())
-        .memory_may_move(false)
-        .guard_before_linear_memory(true)
-        .memory_init_cow(true)
-        .signals_based_traps(true)
-        .native_unwind_info(false);
-    // wasmtime itself only compares its major version.
-    config.module_version(ModuleVersionStrategy::Custom(format!(
-        "wasmtime {} tidegate {profile}",
-        wasmtime_version()
-    )))?;
+    let mut config = code(profile)?;
     if pool {
         let mut pooling = PoolingAllocationConfig::new();
         pooling
@@ -475,27 +408,6 @@ fn config(profile: Profile, pool: bool) -> Result<Config, wasmtime::Error> {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling));
     }
     Ok(config)
-}
-
-/// The exact version of wasmtime. It has no constant for it, but hashes it here, as its documentation says.
-pub(crate) fn wasmtime_version() -> String {
-    struct Spelled(Vec<u8>);
-    impl Hasher for Spelled {
-        fn finish(&self) -> u64 {
-            0
-        }
-        fn write(&mut self, bytes: &[u8]) {
-            self.0.extend_from_slice(bytes);
-        }
-    }
-    let mut spelled = Spelled(Vec::new());
-    ModuleVersionStrategy::WasmtimeVersion.hash(&mut spelled);
-    spelled
-        .0
-        .iter()
-        .filter(|byte| byte.is_ascii_graphic())
-        .map(|&byte| char::from(byte))
-        .collect()
 }
 
 /// SHA-256, in hex, of everything that decides whether this engine's artefacts fit another: target triple, flags of

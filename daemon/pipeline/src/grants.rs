@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::Wasi;
 use crate::inspect::{ImportName, Inspection};
 use crate::manifest::{Manifest, StateKind};
 use crate::worlds::{self, Role};
@@ -27,16 +28,31 @@ pub enum Grant {
     Alarm,
     /// Keyed hashes under secrets that the site names for the slot.
     Secrets,
+    /// WASI with an empty context.
+    Wasi,
+    /// Its clocks: the arrival of the batch.
+    #[serde(rename = "wasi:clocks")]
+    WasiClocks,
+    /// Random bytes.
+    #[serde(rename = "wasi:random")]
+    WasiRandom,
+    /// Standard output and error, as lines of the log.
+    #[serde(rename = "wasi:stdout")]
+    WasiStdout,
 }
 
 impl Grant {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
         Self::Log,
         Self::Metrics,
         Self::State,
         Self::Alarm,
         Self::Secrets,
+        Self::Wasi,
+        Self::WasiClocks,
+        Self::WasiRandom,
+        Self::WasiStdout,
     ];
 
     /// The word in manifests and in `[policy]`.
@@ -48,6 +64,10 @@ impl Grant {
             Self::State => "state",
             Self::Alarm => "alarm",
             Self::Secrets => "secrets",
+            Self::Wasi => "wasi",
+            Self::WasiClocks => "wasi:clocks",
+            Self::WasiRandom => "wasi:random",
+            Self::WasiStdout => "wasi:stdout",
         }
     }
 }
@@ -60,8 +80,14 @@ impl fmt::Display for Grant {
 
 /// A word that is no [`Grant`].
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no grant; there are log, metrics, state, alarm and secrets")]
-pub struct UnknownGrant(String);
+#[error("`{word}` is no grant; there are {}", words())]
+pub struct UnknownGrant {
+    word: String,
+}
+
+fn words() -> String {
+    Grant::ALL.map(Grant::as_str).join(", ")
+}
 
 impl FromStr for Grant {
     type Err = UnknownGrant;
@@ -70,7 +96,9 @@ impl FromStr for Grant {
         Self::ALL
             .into_iter()
             .find(|grant| grant.as_str() == word)
-            .ok_or_else(|| UnknownGrant(word.to_owned()))
+            .ok_or_else(|| UnknownGrant {
+                word: word.to_owned(),
+            })
     }
 }
 
@@ -164,7 +192,16 @@ impl Interface {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Linked {
     pub(crate) name: ImportName,
-    pub(crate) interface: Interface,
+    pub(crate) leads_to: LeadsTo,
+}
+
+/// The two things that an import can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LeadsTo {
+    /// An interface of the contract.
+    Contract(Interface),
+    /// One of WASI.
+    Wasi(Wasi),
 }
 
 /// One import that is refused.
@@ -208,9 +245,9 @@ pub(crate) fn check(
     let mut refused = Vec::new();
     for import in &inspection.imports {
         match judge(import, manifest, grants) {
-            Ok(interface) => linked.push(Linked {
+            Ok(leads_to) => linked.push(Linked {
                 name: import.clone(),
-                interface,
+                leads_to,
             }),
             Err(why) => refused.push(Refusal {
                 import: import.clone(),
@@ -243,7 +280,13 @@ fn judge(
     import: &ImportName,
     manifest: &Manifest,
     grants: &BTreeSet<Grant>,
-) -> Result<Interface, String> {
+) -> Result<LeadsTo, String> {
+    if let Some(wasi) = Wasi::find(&import.0) {
+        return given(Some(wasi.grant()), manifest, grants).map(|()| LeadsTo::Wasi(wasi));
+    }
+    if let Some(why) = Wasi::refusal(&import.0) {
+        return Err(why.to_owned());
+    }
     let Some(interface) = worlds::of_contract(&import.0)
         .and_then(|(name, _)| Interface::ALL.into_iter().find(|i| i.name() == name))
     else {
@@ -264,19 +307,29 @@ fn judge(
         | Interface::Metrics
         | Interface::Alarm => true,
     };
-    match interface.grant() {
+    given(interface.grant(), manifest, grants)?;
+    match declared {
+        true => Ok(LeadsTo::Contract(interface)),
+        false => Err("the manifest's `state` does not declare this kind of state".to_owned()),
+    }
+}
+
+/// Whether the manifest asks for a grant and the site gives it.
+fn given(
+    grant: Option<Grant>,
+    manifest: &Manifest,
+    grants: &BTreeSet<Grant>,
+) -> Result<(), String> {
+    match grant {
         Some(grant) if !manifest.grants.contains(&grant) => Err(format!(
             "the manifest's `grants` does not ask for `{grant}`"
         )),
-        Some(grant) if !grants.contains(&grant) => Err(match grant {
-            Grant::Secrets => "no secret is named for this slot".to_owned(),
-            Grant::Log | Grant::Metrics | Grant::State | Grant::Alarm => {
-                format!("`{grant}` is not among the site's `[policy] grants`")
-            }
-        }),
-        Some(_) if !declared => {
-            Err("the manifest's `state` does not declare this kind of state".to_owned())
+        Some(Grant::Secrets) if !grants.contains(&Grant::Secrets) => {
+            Err("no secret is named for this slot".to_owned())
         }
-        Some(_) | None => Ok(interface),
+        Some(grant) if !grants.contains(&grant) => Err(format!(
+            "`{grant}` is not among the site's `[policy] grants`"
+        )),
+        Some(_) | None => Ok(()),
     }
 }

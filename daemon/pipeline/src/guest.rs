@@ -1,6 +1,7 @@
 //! One call of one function of a module: an instance of its own, within the slot's bounds, gone afterwards whatever
 //! happened in it. Every world's functions are called through here.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -16,11 +17,13 @@ use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
 use crate::contract::cut;
 use crate::cpu::thread_time;
 use crate::engine::{MEMORIES, Profile, Runtime};
-use crate::grants::Linked;
+use crate::grants::{self, Grant, Linked};
 use crate::host::{self, Call, MemoryExceeded, TableExceeded, Violation};
 use crate::manifest::{LoadedModule, SlotLimits};
+use crate::slot::SlotError;
 use crate::ticker::Ticker;
 use crate::trace::CodeSections;
+use crate::worlds::Role;
 
 /// Bytes of a failure's description.
 const DETAIL_BYTES: usize = 1024;
@@ -98,11 +101,42 @@ pub(crate) struct Called<R> {
 }
 
 impl Guest {
+    /// A module in a place: of the role that stands there, with settings that it takes, linked with what it was granted.
+    ///
+    /// # Errors
+    /// See [`SlotError`].
+    pub(crate) fn in_place(
+        runtime: &Runtime,
+        module: &LoadedModule,
+        role: Role,
+        settings: &serde_json::Value,
+        grants: &BTreeSet<Grant>,
+        limits: SlotLimits,
+    ) -> Result<Self, SlotError> {
+        let manifest = &module.manifest;
+        if manifest.world.role() != role {
+            return Err(SlotError::Role {
+                module: manifest.name.clone(),
+                role: manifest.world.role(),
+            });
+        }
+        let imports = grants::check(manifest, &module.inspection, grants)?;
+        let problems = manifest.settings_problems(settings);
+        if !problems.is_empty() {
+            return Err(SlotError::Settings {
+                module: manifest.name.clone(),
+                problems,
+            });
+        }
+        Self::link(runtime, module, &imports, limits)
+            .map_err(|detail| SlotError::link(manifest, detail))
+    }
+
     /// Links a module with the given imports and no others.
     ///
     /// # Errors
     /// Where the component's types differ from the contract's.
-    pub(crate) fn link(
+    fn link(
         runtime: &Runtime,
         module: &LoadedModule,
         imports: &[Linked],
@@ -231,7 +265,8 @@ impl Guest {
         };
         let result = result.map_err(|error| self.classify(&error));
         let used = self.time().saturating_sub(began);
-        let call = store.into_data();
+        let mut call = store.into_data();
+        call.finish();
         drop(place);
         Called { result, call, used }
     }

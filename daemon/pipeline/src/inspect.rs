@@ -103,10 +103,7 @@ pub struct Inspection {
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// More bytes than a module file may have.
-    #[error(
-        "the module has {got} bytes, {limit} are allowed; the manifest's `limits.module-bytes` and the site's \
-         `[policy] module-size` can raise that"
-    )]
+    #[error("the module has {got} bytes, {limit} are allowed; {}", smaller(*.limit))]
     Size {
         /// Its size.
         got: u64,
@@ -127,6 +124,15 @@ pub enum InspectError {
          or turn it into one with `wasm-tools component new`"
     )]
     CoreModule,
+}
+
+/// What can be done about a component of more bytes than this.
+#[must_use]
+pub fn smaller(limit: u64) -> &'static str {
+    if limit >= limits::MODULE_FILE_MOST_BYTES {
+        return "nothing raises that: build it smaller, without debug information and with fewer libraries";
+    }
+    "the manifest's `limits.module-bytes` and the site's `[policy] module-size` can raise that"
 }
 
 /// Reads what a component imports and exports, and checks it throughout.
@@ -187,10 +193,11 @@ pub(crate) fn outline(component: &[u8]) -> Result<Inspection, InspectError> {
             _ => {}
         }
     }
-    // A component belongs to one version of the contract: the one that all of its imports are from.
+    // A component belongs to one version of the contract: the one that all of its imports are from, WASI's aside.
     let version = Version::ALL.into_iter().find(|version| {
         imports
             .iter()
+            .filter(|import| !import.0.starts_with("wasi:"))
             .all(|import| worlds::of_contract(&import.0).is_some_and(|(_, of)| of == *version))
     });
     Ok(Inspection {

@@ -42,6 +42,7 @@ pub mod symbolize;
 pub mod test_vectors;
 mod ticker;
 mod trace;
+mod tuning;
 mod worlds;
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,9 @@ pub struct Manifest {
     /// `migrate`.
     #[serde(default = "first_schema", skip_serializing_if = "is_first_schema")]
     pub state_schema: u32,
+    /// Seconds between two ticks of a filter that has them; the site may say otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tick_seconds: Option<u64>,
     /// The capabilities it wants; it gets those that the site's policy gives too.
     #[serde(default)]
     pub grants: BTreeSet<Grant>,
@@ -155,6 +159,25 @@ impl Manifest {
                 ),
             );
         }
+        if let Some(seconds) = manifest.tick_seconds {
+            let (least, most) = (limits::TICK_MIN.as_secs(), limits::TICK_MAX.as_secs());
+            if !manifest.world.ticks() {
+                return problem(
+                    "tick-seconds",
+                    format!(
+                        "`{}` has no `tick`; one of the world `{}` has",
+                        manifest.world,
+                        World::TickingFilter
+                    ),
+                );
+            }
+            if !(least..=most).contains(&seconds) {
+                return problem(
+                    "tick-seconds",
+                    format!("{seconds} seconds; {least} to {most} are possible"),
+                );
+            }
+        }
         if let Some(schema) = &manifest.settings
             && let Err(error) = Schema::parse(schema)
         {
@@ -175,6 +198,13 @@ impl Manifest {
             }
         }
         Ok(manifest)
+    }
+
+    /// Time between two ticks; `None` where it has none.
+    #[must_use]
+    pub fn tick(&self) -> Option<Duration> {
+        let own = self.tick_seconds.map(Duration::from_secs);
+        self.world.ticks().then(|| own.unwrap_or(limits::TICK))
     }
 
     /// What is wrong with a slot's settings, an object; nothing when they fit the manifest's schema.

@@ -141,26 +141,50 @@ impl Rehearsal {
         }
     }
 
+    /// Ticks what is due before a batch that arrives at `arrival` (nanoseconds since the epoch): once, at its time. `None`
+    /// where nothing is due any more, and [`Rehearsal::run`] is next.
+    pub fn tick(&mut self, arrival: i64) -> Option<BatchDifference> {
+        let (began, until) = (self.began.0, self.moment(arrival));
+        // The schedule begins with the first batch.
+        let chains = [&mut self.present, &mut self.candidate];
+        let due = chains
+            .into_iter()
+            .filter_map(|chain| chain.tick_at(until))
+            .min();
+        let now = due.filter(|due| *due <= until)?;
+        let passed = now.saturating_duration_since(began).as_nanos();
+        let first = self.began.1.unwrap_or(arrival);
+        let present = first.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX));
+        let present = at(present);
+        let outcomes = [&mut self.present, &mut self.candidate]
+            .map(|chain| chain.tick(present, now).unwrap_or_default());
+        Some(self.compare(&outcomes))
+    }
+
     /// Sends a batch that arrived at `arrival` (nanoseconds since the epoch) through both.
     pub fn run(&mut self, batch: &Batch, arrival: i64) -> BatchDifference {
+        let now = self.moment(arrival);
+        let outcomes = [&mut self.present, &mut self.candidate]
+            .map(|chain| chain.run(batch, at(arrival), now));
+        self.sums.batches += 1;
+        self.compare(&outcomes)
+    }
+
+    /// The moment of back-offs, rates and ticks that an arrival stands for.
+    fn moment(&mut self, arrival: i64) -> Instant {
         let (began, first) = (self.began.0, *self.began.1.get_or_insert(arrival));
         let passed = u64::try_from(arrival.saturating_sub(first)).unwrap_or(0);
-        let now = began
+        began
             .checked_add(Duration::from_nanos(passed))
-            .unwrap_or(began);
-        let arrival = Arrival {
-            wall: arrival,
-            synced: true,
-            ..Arrival::default()
-        };
-        let present = self.present.run(batch, arrival, now);
-        let candidate = self.candidate.run(batch, arrival, now);
-        let difference = difference(&present, &candidate);
-        self.sums.batches += 1;
+            .unwrap_or(began)
+    }
+
+    fn compare(&mut self, [present, candidate]: &[PipelineOutcome; 2]) -> BatchDifference {
+        let difference = difference(present, candidate);
         self.sums.changed_rows += difference.rows.len() as u64;
         self.sums.changed_alarms += difference.alarms.len() as u64;
-        self.sums.present.add(&present);
-        self.sums.candidate.add(&candidate);
+        self.sums.present.add(present);
+        self.sums.candidate.add(candidate);
         difference
     }
 
@@ -168,6 +192,15 @@ impl Rehearsal {
     #[must_use]
     pub fn sums(&self) -> Sums {
         self.sums
+    }
+}
+
+/// An arrival by a clock that is set.
+fn at(wall: i64) -> Arrival {
+    Arrival {
+        wall,
+        synced: true,
+        ..Arrival::default()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod handover;
 mod spec;
+mod tick;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -22,17 +23,19 @@ use crate::alarm_rate::AlarmRate;
 use crate::bisect::{self, Part};
 use crate::breaker::{Breaker, BreakerState};
 use crate::columns;
-use crate::contract::{BatchRef, Contents, Parameters, Results, Verdict};
-use crate::engine::Runtime;
-use crate::grants::{self, Grant, NotGranted};
+use crate::contract::{
+    BatchRef, Contents, Parameters, Results, TickParameters, TickResults, Verdict,
+};
+use crate::engine::{Profile, Runtime};
+use crate::grants::{Grant, NotGranted};
 use crate::guest::{Called, Failure, Function, Guest};
-use crate::host::{Call, Context, LogRate, MemoryBound, Secret, SeriesColumn, StagedAlarm};
+use crate::host::{Call, Context, LogRate, Secret, SeriesColumn, StagedAlarm};
 use crate::inspect;
-use crate::manifest::{LoadedModule, SlotLimits, StateKind};
+use crate::manifest::{LoadedModule, Manifest, SlotLimits, StateKind};
 use crate::migrate::{MigrateParameters, MigrateResults};
 use crate::state::{GlobalView, SlotState};
 use crate::stats::{FilterStats, LastError, Metric, PipelineStats};
-use crate::worlds::{MIGRATE, PROCESS, Role, World};
+use crate::worlds::{MIGRATE, PROCESS, Role, TICK, World};
 
 /// What happens to the rows on which the filter trapped, ran out of time or memory, or answered with something that means
 /// nothing, twice. Of a batch they are the rows at fault where those can be found in time, else all of them. (Rows that a filter rejects, and batches that it answers with a fault, always go
@@ -63,7 +66,7 @@ pub struct SlotConfig {
     pub on_failure: OnFailure,
     /// Bounds of every call.
     pub limits: SlotLimits,
-    /// What it may import; see [`grants::granted`].
+    /// What it may import; see [`crate::grants::granted`].
     pub grants: BTreeSet<Grant>,
     /// The secrets that the site named for this slot, by the names that the module knows them by.
     pub secrets: BTreeMap<String, Secret>,
@@ -94,6 +97,15 @@ pub enum SlotError {
         /// Everything that is wrong.
         problems: Vec<String>,
     },
+    /// Ticks of a module that has none.
+    #[error(
+        "module `{module}` has no `tick`: remove the key `tick` from the filter, or name a module of the world `{}`",
+        World::TickingFilter
+    )]
+    Tick {
+        /// The module.
+        module: String,
+    },
     /// The component's types are not those of the contract.
     #[error("module `{module}` does not fit the contract, {world}: {detail}")]
     Link {
@@ -106,7 +118,19 @@ pub enum SlotError {
     },
 }
 
+impl SlotError {
+    /// What a component's types are at odds with.
+    pub(crate) fn link(manifest: &Manifest, detail: String) -> Self {
+        Self::Link {
+            module: manifest.name.clone(),
+            world: manifest.world,
+            detail,
+        }
+    }
+}
+
 pub(crate) use self::handover::Handover;
+use self::tick::Ticking;
 
 /// One filter in its place.
 pub(crate) struct Slot {
@@ -118,6 +142,8 @@ pub(crate) struct Slot {
     process: Function,
     /// Where the module has one.
     migrate: Option<Function>,
+    /// Likewise.
+    ticking: Option<Ticking>,
     context: Arc<Context>,
     state: SlotState,
     alarm_rate: AlarmRate,
@@ -163,26 +189,8 @@ impl Slot {
             secrets,
         } = config;
         let manifest = &module.manifest;
-        if manifest.world.role() != Role::Filter {
-            return Err(SlotError::Role {
-                module: manifest.name.clone(),
-                role: manifest.world.role(),
-            });
-        }
-        let imports = grants::check(manifest, &module.inspection, &grants)?;
-        let problems = manifest.settings_problems(&settings);
-        if !problems.is_empty() {
-            return Err(SlotError::Settings {
-                module: manifest.name.clone(),
-                problems,
-            });
-        }
-        let link = |detail: String| SlotError::Link {
-            module: manifest.name.clone(),
-            world: manifest.world,
-            detail,
-        };
-        let guest = Guest::link(runtime, &module, &imports, limits).map_err(link)?;
+        let guest = Guest::in_place(runtime, &module, Role::Filter, &settings, &grants, limits)?;
+        let link = |detail| SlotError::link(manifest, detail);
         let process = guest
             .function::<Parameters<'static>, Results>(PROCESS)
             .map_err(link)?;
@@ -193,6 +201,18 @@ impl Slot {
                     .map_err(link)?,
             ),
             false => None,
+        };
+        let ticking = match (limits.tick.or(manifest.tick()), manifest.world.ticks()) {
+            (Some(every), true) => {
+                let function = guest.function::<TickParameters<'static>, TickResults>(TICK);
+                Some(Ticking::new(function.map_err(link)?, every))
+            }
+            (Some(_), false) => {
+                return Err(SlotError::Tick {
+                    module: manifest.name.clone(),
+                });
+            }
+            (None, _) => None,
         };
 
         let slot: Arc<str> = format!("{pipeline}/{filter}").into();
@@ -206,6 +226,7 @@ impl Slot {
             log: LogRate::default(),
             stats,
             index,
+            rehearsal: runtime.profile() == Profile::Metered,
         });
         Ok(Self {
             spec,
@@ -214,6 +235,7 @@ impl Slot {
             guest,
             process,
             migrate,
+            ticking,
             context,
             state,
             alarm_rate: AlarmRate::default(),
@@ -273,7 +295,7 @@ impl Slot {
                 self.apply(rows, judgement, outcome)
             }
             Err(failure) => {
-                self.report(&failure, arrival, now);
+                self.report(&failure, "a filter failed on a batch", arrival, now);
                 if let Failure::Fault(message) = failure {
                     // An orderly answer: the filter works, the batch is the problem.
                     self.breaker.succeeded();
@@ -292,18 +314,28 @@ impl Slot {
                 }
             }
         };
-        let breaker = self.breaker.state();
+        self.tell_of_breaker("it is left out for a while; its rows go by `on-failure`");
+        self.counted(through)
+    }
+
+    /// Tells when one of its breakers opens, and when both are closed again.
+    fn tell_of_breaker(&self, meanwhile: &str) {
+        let of_ticks = self.ticking.as_ref().map(Ticking::breaker);
+        let open = [Some(self.breaker.state()), of_ticks].contains(&Some(BreakerState::Open));
+        let breaker = match open {
+            true => BreakerState::Open,
+            false => BreakerState::Closed,
+        };
         let before = self.stats().breaker.swap(breaker as u8, Relaxed);
-        if before == BreakerState::Closed as u8 && breaker == BreakerState::Open {
+        if before == BreakerState::Closed as u8 && open {
             tracing::error!(
                 filter = &*self.context.slot,
                 module = self.context.module,
-                "the filter keeps failing and is left out for a while; its rows go by `on-failure`"
+                "the filter keeps failing: {meanwhile}"
             );
-        } else if before == BreakerState::Open as u8 && breaker == BreakerState::Closed {
+        } else if before == BreakerState::Open as u8 && !open {
             tracing::info!(filter = &*self.context.slot, "the filter works again");
         }
-        self.counted(through)
     }
 
     /// Looks for the rows on which it fails, so that the others go on. All of this batch's calls together take two
@@ -336,7 +368,7 @@ impl Slot {
             }
             let rows = part(&range);
             let answer = self.attempt(&rows, arrival, now, Some(budget));
-            Some(answer.and_then(|answer| self.accept(&rows, answer, now)))
+            Some(answer.and_then(|answer| self.accept(&rows, &rows.names, answer, now)))
         });
         if parts.iter().all(|part| matches!(part, Part::Failed(..))) {
             return (whole(self, rows, outcome), false);
@@ -383,11 +415,17 @@ impl Slot {
             }
             answered => answered,
         }?;
-        self.accept(rows, answer, now)
+        self.accept(rows, &rows.names, answer, now)
     }
 
-    /// Makes what an instance left behind the truth.
-    fn accept(&mut self, rows: &Batch, answer: Answer, now: Instant) -> Result<Judgement, Failure> {
+    /// Makes what an instance left behind the truth. Alarms are about `rows`, records of state about `names`.
+    fn accept(
+        &mut self,
+        rows: &Batch,
+        names: &[Arc<str>],
+        answer: Answer,
+        now: Instant,
+    ) -> Result<Judgement, Failure> {
         let limits = *self.guest.limits();
         self.alarm_rate
             .take(rows, &answer.alarms, limits.alarms_per_minute, now)
@@ -398,12 +436,7 @@ impl Slot {
             })?;
         let state = match (&mut self.state, answer.series, answer.global) {
             (SlotState::Series(state), Some(column), _) => state
-                .replace(
-                    &rows.names,
-                    &column.before,
-                    &column.after,
-                    limits.state_series,
-                )
+                .replace(names, &column.before, &column.after, limits.state_series)
                 .map_err(|error| Failure::Fault(error.to_string()))?,
             (SlotState::Global(state), _, Some(view)) => view.commit(state),
             (SlotState::None | SlotState::Series(_) | SlotState::Global(_), _, _) => None,
@@ -426,23 +459,7 @@ impl Slot {
         now: Instant,
         budget: Option<Duration>,
     ) -> Result<Answer, Failure> {
-        let call = Call {
-            context: Arc::clone(&self.context),
-            now,
-            clock: arrival.wall,
-            rows: rows.len(),
-            series: match &self.state {
-                SlotState::Series(state) => Some(SeriesColumn::new(state.column(&rows.names))),
-                SlotState::None | SlotState::Global(_) => None,
-            },
-            global: match &self.state {
-                SlotState::Global(state) => Some(GlobalView::new(state, self.guest.limits())),
-                SlotState::None | SlotState::Series(_) => None,
-            },
-            alarms: Vec::new(),
-            metrics: BTreeMap::new(),
-            memory: MemoryBound::new(self.guest.limits()),
-        };
+        let call = self.call(&rows.names, rows.len(), arrival, now);
         let parameters: Parameters<'_> = (BatchRef::from(rows),);
         let called: Called<Results> = match budget {
             None => self.guest.call(&self.process, call, parameters),
@@ -450,20 +467,45 @@ impl Slot {
                 .guest
                 .call_within(budget, &self.process, call, parameters),
         };
-        self.stats().called(called.used, called.call.memory.peak);
-        let verdict = match called.result {
+        let judged = match called.result {
             Ok((Ok(output),)) => output
                 .judge(rows.len(), self.guest.limits())
                 .map_err(Failure::InvalidOutput),
             Ok((Err(fault),)) => Err(Failure::Fault(fault.message())),
             Err(failure) => Err(failure),
         };
-        if let Err(failure) = &verdict {
+        self.answer(judged, called.call, called.used)
+    }
+
+    /// What a call about the series `names` and so many rows sees.
+    fn call(&self, names: &[Arc<str>], rows: usize, arrival: Arrival, now: Instant) -> Call {
+        Call {
+            rows,
+            series: match &self.state {
+                SlotState::Series(state) => Some(SeriesColumn::new(state.column(names))),
+                SlotState::None | SlotState::Global(_) => None,
+            },
+            global: match &self.state {
+                SlotState::Global(state) => Some(GlobalView::new(state, self.guest.limits())),
+                SlotState::None | SlotState::Series(_) => None,
+            },
+            ..Call::new(&self.context, now, arrival.wall)
+        }
+    }
+
+    /// Counts a call, and takes what it left behind where it succeeded.
+    fn answer(
+        &self,
+        judged: Result<Verdict, Failure>,
+        call: Call,
+        used: Duration,
+    ) -> Result<Answer, Failure> {
+        self.stats().called(used, call.memory.peak);
+        if let Err(failure) = &judged {
             self.stats().failed_by(failure);
         }
-        let call = called.call;
         Ok(Answer {
-            verdict: verdict?,
+            verdict: judged?,
             series: call.series,
             global: call.global,
             alarms: call.alarms,
@@ -479,15 +521,7 @@ impl Slot {
             state,
         } = judgement;
         let entered = rows.len();
-        outcome.alarms.extend(
-            alarms
-                .into_iter()
-                .map(|alarm| alarm_change(&self.filter, &rows, alarm)),
-        );
-        outcome.state.extend(state.map(|change| StateDelta {
-            slot: Arc::clone(&self.context.slot),
-            change,
-        }));
+        self.stage(&rows, alarms, state, outcome);
         let rejected = verdict.rejected.len();
         self.reject(&rows, verdict.rejected, outcome);
 
@@ -515,6 +549,25 @@ impl Slot {
             columns::append(&mut through, derived);
         }
         through
+    }
+
+    /// Alarms and state go into the outcome.
+    fn stage(
+        &self,
+        rows: &Batch,
+        alarms: Vec<StagedAlarm>,
+        state: Option<StateChange>,
+        outcome: &mut PipelineOutcome,
+    ) {
+        outcome.alarms.extend(
+            alarms
+                .into_iter()
+                .map(|alarm| alarm_change(&self.filter, rows, alarm)),
+        );
+        outcome.state.extend(state.map(|change| StateDelta {
+            slot: Arc::clone(&self.context.slot),
+            change,
+        }));
     }
 
     /// One entry in quarantine for every reason, in the order in which the reasons first appear.
@@ -579,14 +632,14 @@ impl Slot {
         });
     }
 
-    fn report(&self, failure: &Failure, arrival: Arrival, now: Instant) {
+    fn report(&self, failure: &Failure, what: &str, arrival: Arrival, now: Instant) {
         if self.context.log.admits(now, limits::LOG_LINES_PER_SECOND) {
             tracing::warn!(
                 filter = &*self.context.slot,
                 module = self.context.module,
                 reason = failure.reason(),
                 detail = failure.detail(),
-                "a filter failed on a batch"
+                "{what}"
             );
         }
         self.stats().failed(LastError {

@@ -2,6 +2,7 @@
 //! leaves there becomes true only if the call succeeds.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use tidegate_domain::limits;
@@ -83,8 +84,11 @@ impl SlotState {
 #[derive(Clone, Debug)]
 pub(crate) struct SeriesState {
     width: usize,
+    /// Where a series' record begins.
     index: HashMap<Arc<str>, usize>,
     records: Vec<u8>,
+    /// Of every record, in their order, whose it is.
+    places: Vec<Option<Arc<str>>>,
     free: Vec<usize>,
 }
 
@@ -94,8 +98,29 @@ impl SeriesState {
             width,
             index: HashMap::new(),
             records: Vec::new(),
+            places: Vec::new(),
             free: Vec::new(),
         }
+    }
+
+    /// Places of records; some may be free.
+    pub(crate) fn places(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The series in these places, so many at most, and the place behind the last of them. Their order is that of their
+    /// first records, the same for the same input.
+    pub(crate) fn series_in(&self, places: Range<usize>, most: usize) -> (Vec<Arc<str>>, usize) {
+        let mut names = Vec::new();
+        let mut next = places.start;
+        for place in &self.places[places] {
+            if names.len() == most {
+                break;
+            }
+            next += 1;
+            names.extend(place.clone());
+        }
+        (names, next)
     }
 
     /// One record for every name; zeros where there is none.
@@ -158,6 +183,7 @@ impl SeriesState {
         let empty = record.iter().all(|byte| *byte == 0);
         if empty {
             if let Some(at) = self.index.remove(name) {
+                self.places[at / self.width] = None;
                 self.free.push(at);
             }
             return;
@@ -168,8 +194,10 @@ impl SeriesState {
                 let at = self.free.pop().unwrap_or_else(|| {
                     let at = self.records.len();
                     self.records.resize(at + self.width, 0);
+                    self.places.push(None);
                     at
                 });
+                self.places[at / self.width] = Some(Arc::clone(name));
                 self.index.insert(Arc::clone(name), at);
                 at
             }

@@ -53,6 +53,7 @@ pub(crate) struct Counters {
     pub(crate) invalid_outputs: AtomicU64,
     pub(crate) faults: AtomicU64,
     pub(crate) skipped_batches: AtomicU64,
+    pub(crate) ticks: AtomicU64,
     pub(crate) log_lines_dropped: AtomicU64,
     pub(crate) metrics_refused: AtomicU64,
     pub(crate) memory_peak_bytes: AtomicU64,
@@ -116,8 +117,10 @@ pub struct FilterSnapshot {
     pub invalid_outputs: u64,
     /// Calls that answered with a fault.
     pub faults: u64,
-    /// Batches that it was not asked about because its breaker was open.
+    /// Batches and ticks that it was not asked about because its breaker was open.
     pub skipped_batches: u64,
+    /// Ticks that were due, those that it was not asked about included.
+    pub ticks: u64,
     /// Log lines above the rate, dropped.
     pub log_lines_dropped: u64,
     /// Metrics with a bad name or beyond the bound of names, ignored.
@@ -248,6 +251,7 @@ impl FilterStats {
             invalid_outputs: get(&c.invalid_outputs),
             faults: get(&c.faults),
             skipped_batches: get(&c.skipped_batches),
+            ticks: get(&c.ticks),
             log_lines_dropped: get(&c.log_lines_dropped),
             metrics_refused: get(&c.metrics_refused),
             memory_peak_bytes: get(&c.memory_peak_bytes),

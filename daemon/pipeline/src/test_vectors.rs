@@ -12,6 +12,8 @@
 //!                  "fault": "…"}}]}]}
 //! ```
 //!
+//! A step with `"tick": true` instead of `input` calls the filter's `tick`; what it adds is `stored`.
+//!
 //! The steps of a vector share the filter's state. Times are RFC 3339 or nanoseconds since the epoch; a step's `now` is
 //! what the module's clock says. A value with a decimal point is a float, one without an integer, `null` a float that
 //! is no number. What `expect` leaves out is not looked at, with three exceptions: rejections, alarms and faults that are
@@ -25,7 +27,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tidegate_domain::batch::BatchBuilder;
-use tidegate_domain::outcome::{AlarmChange, AlarmState, PipelineOutcome, Severity, reason};
+use tidegate_domain::outcome::{
+    AlarmChange, AlarmState, PipelineOutcome, QuarantinedReadings, Severity, reason,
+};
 use tidegate_domain::series::SeriesFilter;
 use tidegate_domain::{Arrival, Batch, Quality, Value};
 
@@ -36,6 +40,7 @@ use crate::grants::{self, Grant};
 use crate::host::Secret;
 use crate::manifest::{LoadedModule, SlotLimits};
 use crate::slot::{OnFailure, SlotConfig};
+use crate::stats::FilterStats;
 use crate::worlds::Role;
 
 /// How far apart equal floats may be, relative to the expected one.
@@ -115,7 +120,10 @@ pub(crate) fn no_settings() -> Json {
 struct Step {
     #[serde(default)]
     now: Option<Time>,
-    input: Vec<Row>,
+    #[serde(default)]
+    tick: bool,
+    #[serde(default)]
+    input: Option<Vec<Row>>,
     expect: Expect,
 }
 
@@ -269,8 +277,23 @@ fn run(
             synced: true,
             ..Arrival::default()
         };
-        let rows = batch(&wanted.input).map_err(input)?;
-        let outcome = pipeline.run(&rows, arrival, Instant::now());
+        let now = Instant::now();
+        let (rows, outcome) = match (&wanted.input, wanted.tick) {
+            (Some(rows), false) => {
+                let rows = batch(rows).map_err(input)?;
+                let outcome = pipeline.run(&rows, arrival, now);
+                (rows, outcome)
+            }
+            (None, true) => {
+                let outcome = tick(&mut pipeline, arrival, now).map_err(input)?;
+                (Batch::default(), outcome)
+            }
+            (Some(_), true) | (None, false) => {
+                return Err(input(
+                    "a step has either `input` or `\"tick\": true`".to_owned(),
+                ));
+            }
+        };
         let found = compare(&rows, &outcome, &wanted.expect).map_err(input)?;
         problems.extend(
             found
@@ -282,6 +305,32 @@ fn run(
         name: vector.name.clone(),
         problems,
     })
+}
+
+/// Has the filter ticked. Nothing is set aside of a tick that fails; here it is what a batch would have been.
+fn tick(
+    pipeline: &mut Pipeline,
+    arrival: Arrival,
+    now: Instant,
+) -> Result<PipelineOutcome, String> {
+    let stats = pipeline.stats();
+    let failures = stats.failures();
+    pipeline.tick_now(now);
+    let ticked = pipeline.tick(arrival, now);
+    let mut outcome = ticked.ok_or("the module has no `tick`")?;
+    if stats.failures() != failures {
+        for filter in stats.filters.iter().map(FilterStats::snapshot) {
+            outcome
+                .quarantined
+                .extend(filter.last_error.map(|error| QuarantinedReadings {
+                    filter: filter.filter,
+                    reason: error.reason,
+                    detail: error.detail,
+                    rows: Batch::default(),
+                }));
+        }
+    }
+    Ok(outcome)
 }
 
 fn batch(rows: &[Row]) -> Result<Batch, String> {

@@ -123,6 +123,11 @@ impl World {
         }
     }
 
+    /// Whether it is called as time passes.
+    pub(crate) fn ticks(self) -> bool {
+        self.exports().contains(&TICK)
+    }
+
     pub(crate) fn version(self) -> Version {
         self.parts().1
     }

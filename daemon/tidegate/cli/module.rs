@@ -4,7 +4,8 @@ mod list;
 mod new;
 mod tryout;
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -14,11 +15,13 @@ use tidegate_pipeline::grants::{self, Refusal};
 use tidegate_pipeline::symbolize::{DebugFile, Frame, SymbolizeError};
 use tidegate_pipeline::test_vectors::{VectorResult, run_vectors_within};
 use tidegate_pipeline::{
-    CodePlace, Grant, LoadLimits, LoadedModule, Module, Runtime, RuntimeConfig, SlotLimits,
+    CodePlace, Grant, ImportName, Inspection, LoadLimits, LoadedModule, Module, Runtime,
+    RuntimeConfig, SlotLimits,
 };
 
 use super::{DONE, FAILURE, Failure, Site, rehearse, say, say_json};
-use crate::{control, modules};
+use crate::config::Decode;
+use crate::{control, gateway, modules};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -55,8 +58,11 @@ pub(super) struct Rollback {
 
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// The component, a .wasm file
+    /// The component, a .wasm file; its manifest, where it has one, lies beside it as .json
     file: PathBuf,
+    /// Say of every import whether this site grants it: the site's configuration file. The manifest is needed then
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -135,8 +141,15 @@ fn inspect(arguments: &Inspect) -> Result<u8, Failure> {
     let component = modules::read_bounded(file)?;
     let found =
         tidegate_pipeline::inspect(&component).with_context(|| format!("{}", file.display()))?;
+    let of_site = match &arguments.config {
+        Some(config) => Some(of_site(config, file, &found)?),
+        None => None,
+    };
     if arguments.json {
-        say_json(&found)?;
+        say_json(&Inspected {
+            found: &found,
+            of_site,
+        })?;
         return Ok(DONE);
     }
     say(format_args!(
@@ -151,13 +164,91 @@ fn inspect(arguments: &Inspect) -> Result<u8, Failure> {
             .world
             .map_or_else(|| "none that this daemon knows".to_owned(), String::from)
     ))?;
+    if let Some(of_site) = &of_site {
+        let words = |grants: &BTreeSet<Grant>| match grants.is_empty() {
+            true => "nothing".to_owned(),
+            false => {
+                let words: Vec<&str> = grants.iter().map(|grant| grant.as_str()).collect();
+                words.join(", ")
+            }
+        };
+        say(format_args!(
+            "wants   {}\ngets    {}",
+            words(&of_site.wants),
+            words(&of_site.gets)
+        ))?;
+    }
     for import in &found.imports {
-        say(format_args!("import  {import}"))?;
+        let Some(of_site) = &of_site else {
+            say(format_args!("import  {import}"))?;
+            continue;
+        };
+        match of_site
+            .refused
+            .iter()
+            .find(|refused| refused.import == *import)
+        {
+            None => say(format_args!("granted {import}"))?,
+            Some(refused) => say(format_args!("refused {import}: {}", refused.why))?,
+        }
     }
     for export in &found.exports {
         say(format_args!("export  {export}"))?;
     }
     Ok(DONE)
+}
+
+/// What is printed of a component with `--json`.
+#[derive(Serialize)]
+struct Inspected<'a> {
+    #[serde(flatten)]
+    found: &'a Inspection,
+    #[serde(flatten)]
+    of_site: Option<OfSite>,
+}
+
+/// What a site makes of a component's imports.
+#[derive(Serialize)]
+struct OfSite {
+    /// What the manifest asks for.
+    wants: BTreeSet<Grant>,
+    /// What of that the site gives.
+    gets: BTreeSet<Grant>,
+    /// Imports that are let in.
+    granted: Vec<ImportName>,
+    /// Those that are not, with the reason.
+    refused: Vec<Refusal>,
+}
+
+fn of_site(config: &Path, file: &Path, found: &Inspection) -> Result<OfSite, Failure> {
+    let manifest = modules::from_files(file)?.manifest;
+    let site = Site {
+        config: config.to_owned(),
+        state_dir: None,
+    };
+    let config = site.load()?;
+    let policy = gateway::policy(&config)?;
+    let named = |secrets: bool, module: &str| secrets && module == manifest.name;
+    let filters = config
+        .pipelines
+        .iter()
+        .flat_map(|pipeline| &pipeline.filters);
+    let mut secrets = filters
+        .map(|filter| named(!filter.secrets.is_empty(), &filter.module))
+        .chain(config.sources.iter().map(|source| match &source.decode {
+            Decode::Module(decoder) => named(!decoder.secrets.is_empty(), &decoder.module),
+            Decode::Json { .. } | Decode::Text | Decode::Csv { .. } => false,
+        }));
+    let gets = grants::granted(&manifest, &policy, secrets.any(|named| named));
+    let refused = grants::refused(&manifest, found, &gets);
+    let is_refused = |import: &&ImportName| refused.iter().any(|r| r.import == **import);
+    let granted = found.imports.iter().filter(|import| !is_refused(import));
+    Ok(OfSite {
+        granted: granted.cloned().collect(),
+        wants: manifest.grants,
+        gets,
+        refused,
+    })
 }
 
 /// What is printed with `--json`.

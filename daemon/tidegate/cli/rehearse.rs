@@ -114,6 +114,9 @@ pub(super) fn run(
             let readings = batch.readings.map_err(|damage| {
                 anyhow::anyhow!("a batch that was kept is damaged: {damage}; see `tidegate doctor`")
             })?;
+            while let Some(difference) = rehearsal.tick(batch.arrival) {
+                printed.take(difference)?;
+            }
             printed.take(rehearsal.run(&readings, batch.arrival))?;
         }
         next = step.next;

@@ -103,6 +103,7 @@ impl Limits {
             ),
             metric_names: count(self.metric_names, site.metric_names, default.metric_names),
             alarms_per_minute: rate(self.alarms, site.alarms, default.alarms_per_minute),
+            tick: default.tick,
         }
     }
 }

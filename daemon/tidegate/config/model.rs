@@ -327,6 +327,8 @@ pub(crate) struct Filter {
     pub(crate) on_failure: OnFailure,
     /// Bounds of its own, within those of the site.
     pub(crate) limits: Limits,
+    /// Time between two ticks, where it is not the module that says.
+    pub(crate) tick: Option<Duration>,
     /// Secrets by the name under which the module asks for them.
     pub(crate) secrets: BTreeMap<String, Secret<Vec<u8>>>,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidegate_domain::item::Priority;
+use tidegate_domain::limits::{TICK_MAX, TICK_MIN};
 use tidegate_domain::series::SeriesFilter;
 
 use super::bounds::limits;
@@ -273,6 +274,7 @@ fn filter(
         "quarantine",
     );
     let limits = limits(cx, &mut section);
+    let tick = section.duration(cx, "tick", TICK_MIN..=TICK_MAX);
     let secrets = secrets(cx, &mut section);
     section.finish(cx);
     Some(Filter {
@@ -281,6 +283,7 @@ fn filter(
         settings,
         on_failure: on_failure?,
         limits,
+        tick: tick.map(|tick| tick.value),
         secrets,
     })
 }

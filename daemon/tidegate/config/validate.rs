@@ -45,7 +45,17 @@ const MODULES_DIR: &str = "/etc/tidegate/modules";
 /// What a site grants that says nothing.
 const GRANTS: [&str; 4] = ["log", "metrics", "state", "alarm"];
 /// Every capability there is. What a filter's own settings and the time of its batch tell it needs no grant.
-const CAPABILITIES: [&str; 5] = ["log", "metrics", "state", "alarm", "secrets"];
+const CAPABILITIES: [&str; 9] = [
+    "log",
+    "metrics",
+    "state",
+    "alarm",
+    "secrets",
+    "wasi",
+    "wasi:clocks",
+    "wasi:random",
+    "wasi:stdout",
+];
 const ROOT: &str = "/etc/tidegate/root.json";
 const POLL: Duration = Duration::from_mins(15);
 const POLL_MIN: Duration = Duration::from_mins(1);

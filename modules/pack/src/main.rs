@@ -73,6 +73,8 @@ struct Manifest {
     /// As written: the order of the settings is the order in which people read them.
     settings: Box<RawValue>,
     state: State,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tick_seconds: Option<u64>,
     grants: BTreeSet<String>,
     limits: serde_json::Map<String, serde_json::Value>,
     min_daemon: String,
@@ -115,6 +117,11 @@ fn pack(component: &Path, module: &Path, target: &Path) -> Result<String, String
                 .join(", ")
         )));
     };
+    if manifest.tick_seconds.is_some() != exports.contains(&"tick") {
+        return Err(in_manifest(format!(
+            "`tick-seconds` says how often a filter of the world `ticking-filter` is called; this is `{world}`"
+        )));
+    }
     let version = world.find('@').map_or("", |at| &world[at..]);
 
     let imports = inspect(&bytes, version, exports).map_err(in_component)?;
@@ -178,6 +185,10 @@ fn inspect(bytes: &[u8], version: &str, functions: &[&str]) -> Result<BTreeSet<S
                         continue;
                     }
                     let name = import.name.name;
+                    if name.starts_with("wasi:") {
+                        imports.insert(name.to_owned());
+                        continue;
+                    }
                     let interface = name
                         .strip_prefix(PACKAGE)
                         .and_then(|rest| rest.strip_suffix(version))
@@ -239,7 +250,10 @@ fn compare(manifest: &Manifest, imports: &BTreeSet<String>) -> Result<(), String
         .filter(|import| !free.contains(&import.as_str()))
         .map(|import| match import.as_str() {
             "series-state" | "global-state" => "state".to_owned(),
-            other => other.to_owned(),
+            other => match other.strip_prefix("wasi:") {
+                Some(of_wasi) => wasi_grant(of_wasi).to_owned(),
+                None => other.to_owned(),
+            },
         })
         .collect();
     if needed != manifest.grants {
@@ -267,6 +281,17 @@ fn compare(manifest: &Manifest, imports: &BTreeSet<String>) -> Result<(), String
         return Err("`state` is not what the component imports".to_owned());
     }
     Ok(())
+}
+
+/// What an interface of WASI takes; whether there is such a one is for the gateway to say.
+fn wasi_grant(interface: &str) -> &'static str {
+    let (package, rest) = interface.split_once('/').unwrap_or((interface, ""));
+    match (package, rest.split('@').next().unwrap_or_default()) {
+        ("clocks", _) => "wasi:clocks",
+        ("random", _) => "wasi:random",
+        ("cli", "stdout" | "stderr") => "wasi:stdout",
+        _ => "wasi",
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

@@ -95,20 +95,32 @@ pub mod alarm {
         }
     }
 
+    /// What an alarm is about: a [`Row`] of the batch, or an [`AddedRow`](crate::AddedRow) of a tick.
+    pub trait About {
+        /// Its place among the rows.
+        fn row(&self) -> u32;
+    }
+
+    impl About for Row<'_> {
+        fn row(&self) -> u32 {
+            self.index_u32()
+        }
+    }
+
     /// Raises an alarm about the row's series; time and value are those of the row. `code` is short and stable, for
     /// programs; `text` is for people. Raising what is raised changes nothing.
-    pub fn raise(row: Row<'_>, severity: Severity, code: &str, text: impl Into<String>) {
+    pub fn raise(row: impl About, severity: Severity, code: &str, text: impl Into<String>) {
         let severity = match severity {
             Severity::Info => host::alarm::Severity::Info,
             Severity::Warning => host::alarm::Severity::Warning,
             Severity::Critical => host::alarm::Severity::Critical,
         };
-        host::alarm::raise(row.index_u32(), severity, code, &clip(text.into()));
+        host::alarm::raise(row.row(), severity, code, &clip(text.into()));
     }
 
     /// Clears it. Clearing what is not raised changes nothing.
-    pub fn clear(row: Row<'_>, code: &str) {
-        host::alarm::clear(row.index_u32(), code);
+    pub fn clear(row: impl About, code: &str) {
+        host::alarm::clear(row.row(), code);
     }
 }
 

@@ -1,7 +1,6 @@
 //! From a function to a filter.
 
 use crate::batch::Batch;
-use crate::capability::series_state;
 use crate::output::{Answer, Output};
 use crate::record::{Record, State};
 
@@ -84,23 +83,8 @@ impl<R: Record, F: Fn(&Batch, &mut State<R>, &mut Output) -> Result<(), Fault>> 
     const WIDTH: usize = R::WIDTH;
 
     fn run(&self, batch: Batch) -> Result<Answer, Fault> {
-        let before = series_state::load();
-        if before.len() != batch.names.len() * R::WIDTH {
-            return Err(Fault::new(format!(
-                "the gateway keeps {} bytes of state for {} series, this filter {} bytes a series: the manifest's \
-                 `state.series.width` is wrong",
-                before.len(),
-                batch.names.len(),
-                R::WIDTH
-            )));
-        }
-        let mut state: State<R> = State::from_records(&before);
         let mut output = Output::default();
-        self(&batch, &mut state, &mut output)?;
-        let after = state.to_records();
-        if after != before {
-            series_state::store(&after);
-        }
+        State::kept(batch.names.len(), |state| self(&batch, state, &mut output))?;
         Ok(output.finish(batch))
     }
 }

@@ -24,6 +24,8 @@
 //! modules [`settings`], [`clock`], [`alarm`], [`log`], [`metrics`], [`secrets`] and [`global_state`]: each but the first
 //! two is a grant that its manifest has to name, and only what is called ends up among the component's imports.
 //!
+//! A filter that also acts when nothing arrives has a second function, over a [`Tick`]: `filter!(process, tick = look)`.
+//!
 //! A decoder, which stands where a source's `decode` does, is a function over messages and the macro [`decoder!`].
 //!
 //! Natively the same function runs under `test::Harness`; the contract itself is `modules/wit/0.2.0/module.wit`.
@@ -42,6 +44,7 @@ mod output;
 mod record;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod test;
+mod tick;
 
 pub use batch::{Batch, PerSeries, Quality, Row, Value};
 pub use capability::{alarm, clock, global_state, log, metrics, secrets, settings};
@@ -50,6 +53,7 @@ pub use filter::{Fault, Filter, Stateful, Stateless, is_filter};
 pub use number::Number;
 pub use output::Output;
 pub use record::{Field, Record, State};
+pub use tick::{Added, AddedRow, OnTick, Series, Tick, is_tick};
 
 /// Bytes of a series name; a longer one is refused by the gateway.
 pub const SERIES_NAME_BYTES: usize = 512;
@@ -58,6 +62,40 @@ pub const SERIES_NAME_BYTES: usize = 512;
 ///
 /// The function is `fn(&Batch, &mut Output) -> Result<(), Fault>`, or `fn(&Batch, &mut State<R>, &mut Output) ->
 /// Result<(), Fault>` with a [`Record`] `R`, whose width the manifest declares.
+///
+/// With `filter!(process, tick = look)` the gateway calls a second function at the interval of the manifest's
+/// `tick-seconds`: `fn(&Tick, &mut Added) -> Result<(), Fault>`, or `fn(&Tick, &mut State<R>, &mut Added) -> Result<(),
+/// Fault>` with the same record.
+///
+/// ```
+/// use tidegate_sdk::{Added, Batch, Fault, Output, Quality, State, Tick};
+///
+/// tidegate_sdk::filter!(count, tick = tell);
+///
+/// tidegate_sdk::record! {
+///     layout 1;
+///     struct Count { readings: u64 }
+/// }
+///
+/// /// Counts the readings of every series, and takes them out.
+/// fn count(batch: &Batch, state: &mut State<Count>, out: &mut Output) -> Result<(), Fault> {
+///     for row in batch.rows() {
+///         state[row].get_or_insert(Count { readings: 0 }).readings += 1;
+///         out.drop(row);
+///     }
+///     Ok(())
+/// }
+///
+/// /// Tells of every series how many there were since the last tick.
+/// fn tell(tick: &Tick, state: &mut State<Count>, out: &mut Added) -> Result<(), Fault> {
+///     for series in tick.series() {
+///         if let Some(count) = state[series].take() {
+///             out.add(series.name(), tick.now(), count.readings as f64, Quality::Good);
+///         }
+///     }
+///     Ok(())
+/// }
+/// ```
 #[macro_export]
 macro_rules! filter {
     ($process:path) => {
@@ -76,6 +114,32 @@ macro_rules! filter {
             }
 
     $crate::bindings::export_filter!(Component with_types_in $crate::bindings);
+        };
+    };
+    ($process:path, tick = $tick:path) => {
+        const _: () = $crate::is_filter(&$process);
+        const _: () = $crate::is_tick(&$tick);
+
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            struct Component;
+
+            impl $crate::ticking_bindings::Guest for Component {
+                fn process(
+                    batch: $crate::bindings::Batch,
+                ) -> Result<$crate::bindings::Output, $crate::bindings::Fault> {
+                    $crate::guest::process(&$process, batch)
+                }
+
+                fn tick(
+                    now: i64,
+                    series: Vec<String>,
+                ) -> Result<$crate::bindings::Batch, $crate::bindings::Fault> {
+                    $crate::guest::tick(&$tick, now, series)
+                }
+            }
+
+    $crate::ticking_bindings::export_ticking_filter!(Component with_types_in $crate::ticking_bindings);
         };
     };
 }
@@ -142,6 +206,37 @@ pub mod bindings {
     pub use tidegate::module::types::{Keep, Rejection};
 }
 
+/// The same for the world of ticking filters; the interfaces are those of [`bindings`].
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unsafe_code,
+    clippy::all,
+    reason = "generated code, which crosses the boundary of the component"
+)]
+pub mod ticking_bindings {
+    wit_bindgen::generate!({
+        path: "../wit/0.2.0",
+        world: "ticking-filter",
+        pub_export_macro: true,
+        export_macro_name: "export_ticking_filter",
+        default_bindings_module: "tidegate_sdk::ticking_bindings",
+        with: {
+            "tidegate:module/types@0.2.0": crate::bindings::tidegate::module::types,
+            "tidegate:module/settings@0.2.0": crate::bindings::tidegate::module::settings,
+            "tidegate:module/secrets@0.2.0": crate::bindings::tidegate::module::secrets,
+            "tidegate:module/log@0.2.0": crate::bindings::tidegate::module::log,
+            "tidegate:module/metrics@0.2.0": crate::bindings::tidegate::module::metrics,
+            "tidegate:module/clock@0.2.0": crate::bindings::tidegate::module::clock,
+            "tidegate:module/series-state@0.2.0": crate::bindings::tidegate::module::series_state,
+            "tidegate:module/global-state@0.2.0": crate::bindings::tidegate::module::global_state,
+            "tidegate:module/alarm@0.2.0": crate::bindings::tidegate::module::alarm,
+        },
+    });
+}
+
 /// The same for the world of decoders; the interfaces are those of [`bindings`].
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
@@ -178,7 +273,7 @@ pub mod decoder_bindings {
 #[doc(hidden)]
 pub mod guest {
     use crate::output::{Answer, Keep};
-    use crate::{Batch, Decoder, Filter, Messages, bindings, decoder_bindings};
+    use crate::{Batch, Decoder, Filter, Messages, OnTick, bindings, decoder_bindings};
 
     /// Runs a filter on a batch that came in.
     ///
@@ -199,6 +294,23 @@ pub mod guest {
         };
         match filter.run(batch) {
             Ok(answer) => Ok(output(answer)),
+            Err(fault) => Err(bindings::Fault {
+                message: fault.into_message(),
+            }),
+        }
+    }
+
+    /// Runs a filter's tick.
+    ///
+    /// # Errors
+    /// The filter's fault.
+    pub fn tick<Kind, F: OnTick<Kind>>(
+        tick: &F,
+        now: i64,
+        series: Vec<String>,
+    ) -> Result<bindings::Batch, bindings::Fault> {
+        match tick.run(now, series) {
+            Ok(rows) => Ok(columns(rows)),
             Err(fault) => Err(bindings::Fault {
                 message: fault.into_message(),
             }),

@@ -1,6 +1,8 @@
 //! State per series: fixed-width records, explicit in their layout.
 
 use crate::batch::PerSeries;
+use crate::capability::series_state;
+use crate::filter::Fault;
 
 /// A record for every series of the batch that has one: `state[row]` is an `Option<R>`. What it holds when the filter
 /// returns is kept, together with the batch; `None` forgets the series. After a fault nothing is kept.
@@ -21,6 +23,32 @@ pub trait Record: Sized {
 }
 
 impl<R: Record> State<R> {
+    /// Has something done with the records that are kept for so many series, and what it leaves is kept.
+    ///
+    /// # Errors
+    /// What is done fails, or the column is not as wide as the record. Nothing is kept then.
+    pub(crate) fn kept(
+        series: usize,
+        done: impl FnOnce(&mut Self) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let before = series_state::load();
+        if before.len() != series * R::WIDTH {
+            return Err(Fault::new(format!(
+                "the gateway keeps {} bytes of state for {series} series, this filter {} bytes a series: the manifest's \
+                 `state.series.width` is wrong",
+                before.len(),
+                R::WIDTH
+            )));
+        }
+        let mut state = Self::from_records(&before);
+        done(&mut state)?;
+        let after = state.to_records();
+        if after != before {
+            series_state::store(&after);
+        }
+        Ok(())
+    }
+
     pub(crate) fn from_records(records: &[u8]) -> Self {
         PerSeries(records.chunks_exact(R::WIDTH).map(R::read).collect())
     }

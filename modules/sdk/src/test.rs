@@ -30,6 +30,7 @@ use serde_json::{Map, Value as Json};
 use crate::batch::{Batch, Quality, Value};
 use crate::filter::{Fault, Filter};
 use crate::output::{Answer, Keep};
+use crate::tick::OnTick;
 
 mod damage;
 mod decoder;
@@ -177,10 +178,15 @@ pub struct Outcome {
 }
 
 type Run = Box<dyn Fn(Batch) -> Result<Answer, Fault>>;
+type RunTick = Box<dyn Fn(i64, Vec<String>) -> Result<Batch, Fault>>;
+
+/// Series that one call of a tick is about.
+const TICK_SERIES: usize = 1024;
 
 /// A gateway's slot with one filter in it.
 pub struct Harness {
     run: Run,
+    tick: Option<RunTick>,
     width: usize,
     settings: Json,
     secrets: BTreeMap<String, Vec<u8>>,
@@ -194,6 +200,7 @@ impl Harness {
     pub fn new<Kind, F: Filter<Kind> + 'static>(filter: F) -> Self {
         Self {
             run: Box::new(move |batch| filter.run(batch)),
+            tick: None,
             width: F::WIDTH,
             settings: Json::Object(Map::new()),
             secrets: BTreeMap::new(),
@@ -201,6 +208,17 @@ impl Harness {
             series: BTreeMap::new(),
             global: BTreeMap::new(),
         }
+    }
+
+    /// What the filter does as time passes.
+    ///
+    /// # Panics
+    /// Where it keeps another record than the filter.
+    #[must_use]
+    pub fn ticking<Kind, F: OnTick<Kind> + 'static>(mut self, tick: F) -> Self {
+        assert_eq!(self.width, F::WIDTH, "the records of `process` and `tick`");
+        self.tick = Some(Box::new(move |now, series| tick.run(now, series)));
+        self
     }
 
     /// The slot's settings.
@@ -239,32 +257,72 @@ impl Harness {
     /// When the answer breaks the contract.
     pub fn run(&mut self, input: &[Reading]) -> Result<Outcome, Fault> {
         let batch = batch(input);
+        let (answer, slot) = self.call(&batch.names, |harness| (harness.run)(batch.clone()))?;
+        Ok(Outcome {
+            alarms: alarms(slot.alarms, input),
+            log: slot.log,
+            ..apply(input, answer)
+        })
+    }
+
+    /// Lets the time come for a tick: one call for every 1024 series with a record, in the order of their names.
+    ///
+    /// # Errors
+    /// The filter's fault; nothing that it did in that call counts then.
+    ///
+    /// # Panics
+    /// When the answer breaks the contract, and where the filter has no tick.
+    pub fn tick(&mut self) -> Result<Outcome, Fault> {
+        let series: Vec<String> = self.series.keys().cloned().collect();
+        let calls: Vec<&[String]> = match self.width {
+            0 => vec![&[]],
+            _ => series.chunks(TICK_SERIES).collect(),
+        };
+        let mut outcome = Outcome::default();
+        for names in calls {
+            let (rows, slot) = self.call(names, |harness| {
+                let tick = harness.tick.as_ref().expect("the filter has a tick");
+                tick(harness.now, names.to_vec())
+            })?;
+            let rows = sound(&rows);
+            outcome.alarms.extend(alarms(slot.alarms, &rows));
+            outcome.stored.extend(rows);
+            outcome.log.extend(slot.log);
+        }
+        Ok(outcome)
+    }
+
+    /// One call about these series. What it leaves behind counts only if it succeeds.
+    fn call<T>(
+        &mut self,
+        names: &[String],
+        run: impl FnOnce(&Self) -> Result<T, Fault>,
+    ) -> Result<(T, host::Slot), Fault> {
         let none = vec![0; self.width];
-        let records: Vec<u8> = batch
-            .names
+        let records: Vec<u8> = names
             .iter()
             .flat_map(|name| self.series.get(name).unwrap_or(&none).iter().copied())
             .collect();
+        let bytes = records.len();
         host::enter(host::Slot {
             settings: self.settings.clone(),
             secrets: self.secrets.clone(),
             now: self.now,
-            records: records.clone(),
+            records,
             global: self.global.clone(),
             ..host::Slot::default()
         });
-        let answer = (self.run)(batch.clone());
-        let slot = host::leave();
+        let answer = run(self);
+        let mut slot = host::leave();
         let answer = answer?;
 
-        self.global = slot.global;
+        self.global = std::mem::take(&mut slot.global);
         assert_eq!(
             slot.records.len(),
-            records.len(),
+            bytes,
             "the filter stored another number of state bytes than it was given"
         );
-        for (name, record) in batch
-            .names
+        for (name, record) in names
             .iter()
             .zip(slot.records.chunks_exact(self.width.max(1)))
         {
@@ -274,27 +332,24 @@ impl Harness {
                 self.series.insert(name.clone(), record.to_vec());
             }
         }
-        let alarms = slot
-            .alarms
-            .into_iter()
-            .map(|call| Alarm {
-                series: input[call.row as usize].series.clone(),
-                code: call.code,
-                state: if call.severity.is_some() {
-                    "raised"
-                } else {
-                    "cleared"
-                },
-                severity: call.severity,
-                text: call.text,
-            })
-            .collect();
-        Ok(Outcome {
-            alarms,
-            log: slot.log,
-            ..apply(input, answer)
-        })
+        Ok((answer, slot))
     }
+}
+
+/// Calls about rows as what they say.
+fn alarms(calls: Vec<host::AlarmCall>, rows: &[Reading]) -> Vec<Alarm> {
+    let alarm = |call: host::AlarmCall| Alarm {
+        series: rows[call.row as usize].series.clone(),
+        code: call.code,
+        state: if call.severity.is_some() {
+            "raised"
+        } else {
+            "cleared"
+        },
+        severity: call.severity,
+        text: call.text,
+    };
+    calls.into_iter().map(alarm).collect()
 }
 
 /// Readings as columns, series in order of their first row.
@@ -427,6 +482,23 @@ pub fn check_vectors<Kind, F: Filter<Kind> + Copy + 'static>(
     manifest: &str,
     vectors: &str,
 ) {
+    run_vectors(|| Harness::new(filter), F::WIDTH, manifest, vectors);
+}
+
+/// The same for a filter with ticks: steps with `"tick": true` have no input.
+///
+/// # Panics
+/// Like [`check_vectors`].
+pub fn check_ticking_vectors<Kind, F, OnKind, T>(filter: F, tick: T, manifest: &str, vectors: &str)
+where
+    F: Filter<Kind> + Copy + 'static,
+    T: OnTick<OnKind> + Copy + 'static,
+{
+    let harness = || Harness::new(filter).ticking(tick);
+    run_vectors(harness, F::WIDTH, manifest, vectors);
+}
+
+fn run_vectors(harness: impl Fn() -> Harness, width: usize, manifest: &str, vectors: &str) {
     let manifest: Json = serde_json::from_str(manifest).expect("the manifest is JSON");
     let declared = match manifest["state"].as_object() {
         Some(state) => state["series"]["width"].as_u64(),
@@ -434,7 +506,7 @@ pub fn check_vectors<Kind, F: Filter<Kind> + Copy + 'static>(
     };
     assert_eq!(
         declared,
-        Some(F::WIDTH as u64),
+        Some(width as u64),
         "the manifest's state and the filter's record"
     );
 
@@ -442,7 +514,7 @@ pub fn check_vectors<Kind, F: Filter<Kind> + Copy + 'static>(
     for vector in list(&vectors["vectors"]) {
         let name = vector["name"].as_str().expect("a vector has a name");
         known(vector, &["name", "settings", "secrets", "steps"], name);
-        let mut harness = Harness::new(filter);
+        let mut harness = harness();
         if !vector["settings"].is_null() {
             harness = harness.settings(vector["settings"].clone());
         }
@@ -452,10 +524,16 @@ pub fn check_vectors<Kind, F: Filter<Kind> + Copy + 'static>(
         }
         for (number, step) in list(&vector["steps"]).iter().enumerate() {
             let place = format!("vector `{name}`, step {number}");
-            known(step, &["now", "input", "expect"], &place);
+            known(step, &["now", "tick", "input", "expect"], &place);
             harness.now = step["now"].as_i64().unwrap_or(0);
             let input: Vec<Reading> = list(&step["input"]).iter().map(reading).collect();
-            let outcome = harness.run(&input);
+            let outcome = match step["tick"].as_bool() {
+                Some(true) => {
+                    assert!(input.is_empty(), "{place}: a tick has no input");
+                    harness.tick()
+                }
+                Some(false) | None => harness.run(&input),
+            };
             expect(&step["expect"], outcome, &place);
         }
     }

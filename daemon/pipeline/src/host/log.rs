@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use wasmtime::StoreContextMut;
 use wasmtime::component::LinkerInstance;
 
-use super::Call;
+use super::{Call, Context};
 
 use crate::contract::{Level, cut};
 
@@ -32,6 +32,17 @@ impl LogRate {
             }
         }
     }
+}
+
+/// Writes a line that a guest printed.
+pub(super) fn printed(context: &Context, now: Instant, line: &str) {
+    if !context.log.admits(now, context.limits.log_lines_per_second) {
+        let dropped = &context.stats().counters.log_lines_dropped;
+        dropped.fetch_add(1, Relaxed);
+        return;
+    }
+    let (filter, module) = (&*context.slot, context.module.as_str());
+    tracing::info!(target: "module", filter, module, "{line}");
 }
 
 pub(super) fn link(instance: &mut LinkerInstance<'_, Call>) -> wasmtime::Result<()> {

@@ -11,6 +11,7 @@ mod metrics;
 mod secrets;
 mod series_state;
 mod settings;
+mod wasi;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,9 +24,10 @@ pub(crate) use self::alarm::StagedAlarm;
 pub(crate) use self::log::LogRate;
 pub use self::secrets::Secret;
 pub(crate) use self::series_state::SeriesColumn;
+pub(crate) use self::wasi::{Wasi, WasiCall};
 use crate::bounds::SlotLimits;
 use crate::engine::{CORE_INSTANCES, MEMORIES, TABLES};
-use crate::grants::{Interface, Linked};
+use crate::grants::{Interface, LeadsTo, Linked};
 use crate::state::GlobalView;
 use crate::stats::{FilterStats, Metric, PipelineStats};
 
@@ -43,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) stats: Arc<PipelineStats>,
     /// Which of the pipeline's filters this is.
     pub(crate) index: usize,
+    /// The same input has to give the same output: see [`crate::Profile::Metered`].
+    pub(crate) rehearsal: bool,
 }
 
 impl Context {
@@ -66,6 +70,30 @@ pub(crate) struct Call {
     pub(crate) alarms: Vec<StagedAlarm>,
     pub(crate) metrics: BTreeMap<String, Metric>,
     pub(crate) memory: MemoryBound,
+    pub(crate) wasi: WasiCall,
+}
+
+impl Call {
+    /// A call about no rows, with no state; `clock` is what it takes for the present, nanoseconds since the epoch.
+    pub(crate) fn new(context: &Arc<Context>, now: Instant, clock: i64) -> Self {
+        Self {
+            now,
+            clock,
+            rows: 0,
+            series: None,
+            global: None,
+            alarms: Vec::new(),
+            metrics: BTreeMap::new(),
+            memory: MemoryBound::new(&context.limits),
+            wasi: WasiCall::default(),
+            context: Arc::clone(context),
+        }
+    }
+
+    /// The guest is gone, however it ended.
+    pub(crate) fn finish(&mut self) {
+        self.wasi.finish(&self.context, self.now);
+    }
 }
 
 /// A call of a host function that means nothing. It ends the guest; the filter has failed.
@@ -76,16 +104,17 @@ pub(crate) struct Violation(pub(crate) String);
 /// Makes the given imports available, and no others. `types` has nothing to link.
 pub(crate) fn link(linker: &mut Linker<Call>, imports: &[Linked]) -> Result<(), wasmtime::Error> {
     for import in imports {
-        let add = match import.interface {
-            Interface::Types => continue,
-            Interface::Settings => settings::link,
-            Interface::Clock => clock::link,
-            Interface::Secrets => secrets::link,
-            Interface::Log => log::link,
-            Interface::Metrics => metrics::link,
-            Interface::SeriesState => series_state::link,
-            Interface::GlobalState => global_state::link,
-            Interface::Alarm => alarm::link,
+        let add = match import.leads_to {
+            LeadsTo::Contract(Interface::Types) => continue,
+            LeadsTo::Contract(Interface::Settings) => settings::link,
+            LeadsTo::Contract(Interface::Clock) => clock::link,
+            LeadsTo::Contract(Interface::Secrets) => secrets::link,
+            LeadsTo::Contract(Interface::Log) => log::link,
+            LeadsTo::Contract(Interface::Metrics) => metrics::link,
+            LeadsTo::Contract(Interface::SeriesState) => series_state::link,
+            LeadsTo::Contract(Interface::GlobalState) => global_state::link,
+            LeadsTo::Contract(Interface::Alarm) => alarm::link,
+            LeadsTo::Wasi(wasi) => wasi.link(),
         };
         add(&mut linker.instance(&import.name.0)?)?;
     }

@@ -154,6 +154,30 @@ impl Lane {
         }
     }
 
+    /// When one of its filters is to be ticked next; `None` where none has ticks.
+    pub fn tick_at(&mut self, now: Instant) -> Option<Instant> {
+        let candidate = self.trial.as_mut().and_then(|trial| trial.tick_at(now));
+        [self.active.tick_at(now), candidate]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Ticks the filters that are due; see [`Pipeline::tick`]. What came of it is to be stored like the outcome of a batch:
+    /// nothing, one outcome, or two where a canary speaks for some of the rows.
+    pub fn tick(&mut self, arrival: Arrival, now: Instant, out: &mut Vec<PipelineOutcome>) {
+        let before = out.len();
+        match &mut self.trial {
+            None => out.extend(self.active.tick(arrival, now)),
+            Some(trial) => trial.tick(&mut self.active, (arrival, now), out),
+        }
+        let mut place = 0;
+        out.retain(|outcome| {
+            place += 1;
+            place <= before || !outcome.is_empty()
+        });
+    }
+
     /// Sends readings out of quarantine through the rest of the active chain; see [`Pipeline::resume`]. A candidate gets a
     /// copy for its state, and is not judged by it.
     pub fn resume(

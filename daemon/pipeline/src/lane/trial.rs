@@ -104,6 +104,50 @@ impl Trial {
         });
     }
 
+    /// When one of the candidate's filters is to be ticked next.
+    pub(super) fn tick_at(&mut self, now: Instant) -> Option<Instant> {
+        self.candidate.tick_at(now)
+    }
+
+    /// See [`super::Lane::tick`]. What both add is compared like what they make of a batch.
+    pub(super) fn tick(
+        &mut self,
+        active: &mut Pipeline,
+        (arrival, now): (Arrival, Instant),
+        out: &mut Vec<PipelineOutcome>,
+    ) {
+        let failures = self.candidate.stats().failures();
+        let share = self.share.clone();
+        let tick = |chain: &mut Pipeline| {
+            let began = thread_time();
+            let apart = chain.tick_apart(arrival, now, |series| {
+                !share.as_ref().is_some_and(|share| share.holds(series))
+            });
+            (apart, thread_time().saturating_sub(began))
+        };
+        let (old, old_time) = tick(active);
+        let (new, new_time) = tick(&mut self.candidate);
+        if old.is_none() && new.is_none() {
+            return;
+        }
+        let [mut made, mut reference] = old.unwrap_or_default();
+        let [unheard, mut heard] = new.unwrap_or_default();
+        for (old, new) in [(&made, &unheard), (&reference, &heard)] {
+            let (compared, differing) = compare(old, new, self.gates.tolerance);
+            self.since.compared.add(&compared);
+            self.since.differing.add(&differing);
+        }
+        self.count(active, old_time, new_time);
+        take_states(&mut made, unheard);
+        made.state.append(&mut reference.state);
+        made.state.extend(renamed(&mut heard));
+        out.push(made);
+        out.push(match self.candidate.stats().failures() == failures {
+            true => heard,
+            false => reference,
+        });
+    }
+
     /// See [`super::Lane::resume`].
     pub(super) fn resume(
         &mut self,
@@ -140,18 +184,24 @@ impl Trial {
         let (old, old_time) = timed(active);
         let (new, new_time) = timed(&mut self.candidate);
         if old.selected > 0 {
-            self.cpu.0.record(old_time);
-            self.cpu.1.record(new_time);
             let (compared, differing) = compare(&old, &new, self.gates.tolerance);
             let since = &mut self.since;
             since.samples += old.selected;
             since.compared.add(&compared);
             since.differing.add(&differing);
-            since.active = counted(since.active.batches + 1, active, self.base.0, &self.cpu.0);
-            let batches = since.candidate.batches + 1;
-            since.candidate = counted(batches, &self.candidate, self.base.1, &self.cpu.1);
+            self.count(active, old_time, new_time);
         }
         (old, new)
+    }
+
+    /// Counts a batch, or a tick, of both.
+    fn count(&mut self, active: &Pipeline, old_time: Duration, new_time: Duration) {
+        self.cpu.0.record(old_time);
+        self.cpu.1.record(new_time);
+        let since = &mut self.since;
+        since.active = counted(since.active.batches + 1, active, self.base.0, &self.cpu.0);
+        let batches = since.candidate.batches + 1;
+        since.candidate = counted(batches, &self.candidate, self.base.1, &self.cpu.1);
     }
 
     /// What it has shown since it was started first.

@@ -1,14 +1,12 @@
 //! What becomes of a filter's state when another generation takes its place.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_domain::Arrival;
 use tidegate_domain::outcome::StateChange;
 
 use super::Slot;
-use crate::host::{Call, MemoryBound};
+use crate::host::Call;
 use crate::manifest::StateKind;
 use crate::migrate::{MigrateResults, OldState};
 use crate::state::SlotState;
@@ -64,17 +62,7 @@ impl Slot {
             ));
         };
         let old = OldState::new(&from.version, &self.state);
-        let call = Call {
-            context: Arc::clone(&new.context),
-            now,
-            clock: arrival.wall,
-            rows: 0,
-            series: None,
-            global: None,
-            alarms: Vec::new(),
-            metrics: BTreeMap::new(),
-            memory: MemoryBound::new(new.guest.limits()),
-        };
+        let call = Call::new(&new.context, now, arrival.wall);
         let called = new
             .guest
             .call::<_, MigrateResults>(migrate, call, (old.as_ref(),));
@@ -90,6 +78,7 @@ impl Slot {
 
     /// Begins with the state that a slot before it had: takes it, or a copy of it.
     pub(crate) fn begin_with(&mut self, before: &mut Self, how: Handover, copy: bool) {
+        self.keep_time(before);
         match how {
             Handover::AsItIs if copy => self.state = before.state.clone(),
             Handover::AsItIs => std::mem::swap(&mut self.state, &mut before.state),

@@ -127,6 +127,47 @@ pub(super) fn migrating(imports: &str, migrate: &str, width: u32, body: &str) ->
     guest_in(SECOND, "migrating-filter", &imports, &item, body)
 }
 
+/// A filter that lets everything pass, and whose `tick` does this with `$now`, `$series` and `$n` and answers with what
+/// then lies at [`ANSWER`]; see [`add_row`].
+pub(super) fn ticking(imports: &str, tick: &str, process: &str) -> Vec<u8> {
+    let item = format!(
+        r#"(data (i32.const 400) "codeadded")
+            (func (export "tick") (param $now i64) (param $series i32) (param $n i32) (result i32) (local $i i32)
+                {tick} (i32.const {ANSWER}))"#
+    );
+    let imports = imports.replace("@0.1.0", "@0.2.0");
+    guest_in(SECOND, "ticking-filter", &imports, &item, process)
+}
+
+/// `tick` adds one row: the integer 7, at `$now`, of a series whose name, a pointer and a length, lies at this place.
+pub(super) fn add_row(name: &str) -> String {
+    let lists: String = [
+        (name, 1),
+        ("(i32.const 6000)", 1),
+        ("(i32.const 6008)", 1),
+        ("(i32.const 6016)", 1),
+        ("(i32.const 6024)", 1),
+        ("(i32.const 0)", 0),
+        ("(i32.const 6032)", 1),
+    ]
+    .iter()
+    .zip((ANSWER + 4..).step_by(8))
+    .map(|((list, length), at)| {
+        let length = format!("(i32.const {length})");
+        store(&[(at, list), (at + 4, &length)])
+    })
+    .collect();
+    format!(
+        "{lists} (i64.store (i32.const 6008) (local.get $now)) (i32.store8 (i32.const 6016) (i32.const 1))
+         (i64.store (i32.const 6024) (i64.const 7))"
+    )
+}
+
+/// The same of the series `added`.
+pub(super) fn add_own_row() -> String {
+    store(&[(7000, "(i32.const 404)"), (7004, "(i32.const 5)")]) + &add_row("(i32.const 7000)")
+}
+
 /// `keep = none`
 pub(super) fn keep_none() -> String {
     store(&[(KEEP, "(i32.const 1)")])

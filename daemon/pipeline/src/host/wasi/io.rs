@@ -1,0 +1,228 @@
+//! `wasi:io`: streams that never wait, and standard output as lines.
+
+use wasmtime::StoreContextMut;
+use wasmtime::component::{ComponentType, LinkerInstance, Lower, Resource, ResourceType};
+
+use super::super::{Call, Violation, log};
+
+/// Bytes of a line; the rest of it is cut.
+const LINE_BYTES: usize = 4096;
+/// Bytes that a stream takes at once, as its contract says of blocking writes.
+const WRITE_BYTES: usize = 4096;
+
+/// `error`: none is ever made, since no stream fails otherwise than by its end.
+#[derive(Debug)]
+pub(super) struct IoError;
+
+/// `pollable`: always ready.
+#[derive(Debug)]
+pub(super) struct Pollable;
+
+/// `input-stream`: at its end.
+#[derive(Debug)]
+pub(super) struct InputStream;
+
+/// `output-stream`
+#[derive(Clone, Copy, Debug)]
+pub(super) enum OutputStream {
+    Out,
+    Err,
+}
+
+#[derive(ComponentType, Lower)]
+#[component(variant)]
+enum StreamError {
+    #[expect(dead_code, reason = "the type has it")]
+    #[component(name = "last-operation-failed")]
+    Failed(Resource<IoError>),
+    #[component(name = "closed")]
+    Closed,
+}
+
+/// What was written of a line that has not ended.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    line: Vec<u8>,
+    cut: bool,
+}
+
+impl Lines {
+    fn write(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.end(&mut line);
+                self.cut = false;
+            } else if self.line.len() < LINE_BYTES {
+                self.line.push(byte);
+            } else {
+                self.cut = true;
+            }
+        }
+    }
+
+    /// Gives the line that is open, where there is anything in it.
+    pub(super) fn end(&mut self, line: impl FnOnce(&str)) {
+        let bytes = std::mem::take(&mut self.line);
+        if !bytes.is_empty() {
+            let text = String::from_utf8_lossy(&bytes);
+            line(text.trim_end_matches('\r'));
+        }
+    }
+}
+
+type Cx<'a> = StoreContextMut<'a, Call>;
+
+/// Declares a resource that is held in the table.
+pub(super) fn resource<T: Send + 'static>(
+    instance: &mut LinkerInstance<'_, Call>,
+    name: &str,
+) -> wasmtime::Result<()> {
+    instance.resource(name, ResourceType::host::<T>(), |mut cx: Cx<'_>, rep| {
+        let table = &mut cx.data_mut().wasi.table;
+        table.delete(Resource::<T>::new_own(rep))?;
+        Ok(())
+    })
+}
+
+/// A new handle.
+pub(super) fn handle<T: Send + 'static>(
+    cx: &mut Cx<'_>,
+    entry: T,
+) -> wasmtime::Result<(Resource<T>,)> {
+    Ok((cx.data_mut().wasi.table.push(entry)?,))
+}
+
+pub(super) fn link_error(instance: &mut LinkerInstance<'_, Call>) -> wasmtime::Result<()> {
+    resource::<IoError>(instance, "error")?;
+    instance.func_wrap(
+        "[method]error.to-debug-string",
+        |_: Cx<'_>, (_,): (Resource<IoError>,)| Ok(("failed".to_owned(),)),
+    )
+}
+
+pub(super) fn link_poll(instance: &mut LinkerInstance<'_, Call>) -> wasmtime::Result<()> {
+    resource::<Pollable>(instance, "pollable")?;
+    instance.func_wrap(
+        "[method]pollable.ready",
+        |_: Cx<'_>, (_,): (Resource<Pollable>,)| Ok((true,)),
+    )?;
+    instance.func_wrap(
+        "[method]pollable.block",
+        |_: Cx<'_>, (_,): (Resource<Pollable>,)| Ok(()),
+    )?;
+    instance.func_wrap("poll", |_: Cx<'_>, (all,): (Vec<Resource<Pollable>>,)| {
+        if all.is_empty() {
+            return Err(wasmtime::Error::new(Violation(
+                "it polls nothing at all".to_owned(),
+            )));
+        }
+        let ready: Vec<u32> = (0..).zip(&all).map(|(place, _)| place).collect();
+        Ok((ready,))
+    })
+}
+
+pub(super) fn link_streams(instance: &mut LinkerInstance<'_, Call>) -> wasmtime::Result<()> {
+    resource::<InputStream>(instance, "input-stream")?;
+    resource::<OutputStream>(instance, "output-stream")?;
+    for name in ["read", "blocking-read"] {
+        instance.func_wrap(
+            &format!("[method]input-stream.{name}"),
+            |_: Cx<'_>, (_, _): (Resource<InputStream>, u64)| {
+                Ok((Err::<Vec<u8>, StreamError>(StreamError::Closed),))
+            },
+        )?;
+    }
+    for name in ["skip", "blocking-skip"] {
+        instance.func_wrap(
+            &format!("[method]input-stream.{name}"),
+            |_: Cx<'_>, (_, _): (Resource<InputStream>, u64)| {
+                Ok((Err::<u64, StreamError>(StreamError::Closed),))
+            },
+        )?;
+    }
+    instance.func_wrap(
+        "[method]input-stream.subscribe",
+        |mut cx: Cx<'_>, (_,): (Resource<InputStream>,)| handle(&mut cx, Pollable),
+    )?;
+    instance.func_wrap(
+        "[method]output-stream.subscribe",
+        |mut cx: Cx<'_>, (_,): (Resource<OutputStream>,)| handle(&mut cx, Pollable),
+    )?;
+    instance.func_wrap(
+        "[method]output-stream.check-write",
+        |_: Cx<'_>, (_,): (Resource<OutputStream>,)| {
+            Ok((Ok::<u64, StreamError>(WRITE_BYTES as u64),))
+        },
+    )?;
+    for name in ["flush", "blocking-flush"] {
+        instance.func_wrap(
+            &format!("[method]output-stream.{name}"),
+            |_: Cx<'_>, (_,): (Resource<OutputStream>,)| Ok((Ok::<(), StreamError>(()),)),
+        )?;
+    }
+    for name in ["write", "blocking-write-and-flush"] {
+        instance.func_wrap(
+            &format!("[method]output-stream.{name}"),
+            |cx: Cx<'_>, (stream, bytes): (Resource<OutputStream>, Vec<u8>)| {
+                write(cx, &stream, bytes.len() as u64, |_| bytes)
+            },
+        )?;
+    }
+    for name in ["write-zeroes", "blocking-write-zeroes-and-flush"] {
+        instance.func_wrap(
+            &format!("[method]output-stream.{name}"),
+            |cx: Cx<'_>, (stream, length): (Resource<OutputStream>, u64)| {
+                write(cx, &stream, length, |length| vec![0; length])
+            },
+        )?;
+    }
+    for name in ["splice", "blocking-splice"] {
+        instance.func_wrap(
+            &format!("[method]output-stream.{name}"),
+            |_: Cx<'_>, (_, _, _): (Resource<OutputStream>, Resource<InputStream>, u64)| {
+                Ok((Err::<u64, StreamError>(StreamError::Closed),))
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn write(
+    mut cx: Cx<'_>,
+    stream: &Resource<OutputStream>,
+    length: u64,
+    bytes: impl FnOnce(usize) -> Vec<u8>,
+) -> wasmtime::Result<(Result<(), StreamError>,)> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if length > WRITE_BYTES {
+        return Err(wasmtime::Error::new(Violation(format!(
+            "{length} bytes are written to a stream that takes {WRITE_BYTES} at once"
+        ))));
+    }
+    let call = cx.data_mut();
+    let lines = match call.wasi.table.get(stream)? {
+        OutputStream::Out => &mut call.wasi.out,
+        OutputStream::Err => &mut call.wasi.err,
+    };
+    let (context, now) = (&call.context, call.now);
+    lines.write(&bytes(length), |line| log::printed(context, now, line));
+    Ok((Ok(()),))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_end_at_their_ends_and_at_their_bound() {
+        let mut lines = Lines::default();
+        let mut got = Vec::new();
+        for part in ["one\r\ntw", "o\n\n", &"x".repeat(5000), "y\nlast"] {
+            lines.write(part.as_bytes(), |line| got.push(line.to_owned()));
+        }
+        lines.end(|line| got.push(line.to_owned()));
+        let lengths: Vec<usize> = got.iter().map(String::len).collect();
+        assert_eq!(lengths, [3, 3, LINE_BYTES, 4]);
+        assert_eq!((got[0].as_str(), got[3].as_str()), ("one", "last"));
+    }
+}
