@@ -137,6 +137,37 @@ fn new_data_does_not_wait_behind_a_backlog() {
     assert_eq!(verify(&config).0, 0);
 }
 
+/// A fast line answers thousands of messages before the store records the first answer: none of them leaves a second time
+/// meanwhile.
+#[test]
+fn a_backlog_goes_up_once_over_a_good_line() {
+    const OLD: u64 = 6_000;
+    let site = Site::new();
+    let plant = Broker::start(&site, "plant");
+    let cloud = Broker::start(&site, "cloud");
+    let collector = Collector::start(cloud.port, "tidegate/#");
+    let proxy = Proxy::start(cloud.port);
+    let config = gateway(
+        &site,
+        &plant,
+        &format!(
+            "[uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\nlinger = \"0s\"\nmax-items = 1\n\
+             [pipeline.count]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n",
+            proxy.url()
+        ),
+    );
+    proxy.set(Line::Refuse);
+    let mut daemon = Daemon::start(&config);
+    plant.publish("plant/line1", (0..OLD).map(numbered));
+    daemon.wait_received("plant", OLD);
+    proxy.set(Line::Good);
+    daemon.wait_delivered();
+    assert_eq!(collector.messages().len() as u64, OLD);
+    assert_numbers(&collector.items("readings"), OLD);
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+}
+
 /// What leaves is counted behind the daemon, on the wire.
 #[test]
 fn a_cap_on_bytes_is_kept_on_the_wire() {

@@ -334,6 +334,9 @@ pub(crate) fn start(
                 for (source, acks) in &committed.acks {
                     sources[*source].acknowledge(acks);
                 }
+                for (uplink, seqs) in &committed.settled {
+                    uplinks[*uplink].deleted(seqs.iter().copied());
+                }
                 for &uplink in &committed.sealed {
                     let outbox = committed.stats.outbox.get(uplink);
                     uplinks[uplink].wake(outbox.map_or(0, |outbox| outbox.last_seq));

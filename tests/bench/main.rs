@@ -72,6 +72,22 @@ struct Drain {
 }
 
 fn main() {
+    // `cargo bench --bench main_job -- drain` does that part alone.
+    let parts: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |part: &str| {
+        parts.iter().all(|arg| arg.starts_with("--")) || parts.iter().any(|arg| arg == part)
+    };
+    let full = if wanted("job") { job() } else { 40_000.0 };
+    if wanted("drain") {
+        uplink::drain();
+    }
+    if wanted("alarms") {
+        uplink::alarms(full / 2.0);
+    }
+}
+
+/// Prints how the daemon takes in a backlog beside a bare client. Its rate in messages a second.
+fn job() -> f64 {
     println!("{COUNT} messages of one reading each, QoS 1, median of {ROUNDS} rounds\n");
     println!(
         "| protocol, window | bare client | daemon | ratio | CPU a message | peak RSS | written a reading | readings a commit |"
@@ -107,8 +123,7 @@ fn main() {
         median(cold),
         median(warm)
     );
-    uplink::drain();
-    uplink::alarms(full / 2.0);
+    full
 }
 
 /// A broker with a backlog for the client id `bench`.

@@ -10,6 +10,9 @@ pub const BATCH_BYTES: usize = 1024 * 1024;
 pub const GROUP_ROWS: usize = 8192;
 /// Payload bytes in one commit group; the group commits when it is reached.
 pub const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// Answers of uplinks in one commit group; the group commits when it is reached. Four times as many may wait for their
+/// commit, then nothing more is sent up.
+pub const SETTLED_TOGETHER: usize = 1024;
 /// Messages of one source that wait for the pipeline. When full, the source's connection is read no further.
 pub const SOURCE_QUEUE_MESSAGES: usize = 4096;
 /// Payload bytes of one source that wait for the pipeline, likewise.

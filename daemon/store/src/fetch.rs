@@ -1,8 +1,6 @@
 //! Which sealed messages one look at the outbox takes, and in which order.
 
-use std::collections::BTreeSet;
-
-use rusqlite::{Connection, Rows};
+use rusqlite::{Connection, OptionalExtension};
 use tidegate_domain::delivery::{Lane, Request, SealedMessage};
 use tidegate_domain::item::{ItemKind, Priority};
 
@@ -26,18 +24,10 @@ pub(crate) fn take(
     uplink: i64,
     request: &mut Request,
 ) -> Result<Vec<SealedMessage>, rusqlite::Error> {
-    let exclude: BTreeSet<u64> = request.exclude.iter().copied().collect();
+    let mut exclude = request.exclude.clone();
+    exclude.sort_unstable();
     let mut messages: Vec<SealedMessage> = Vec::new();
     let mut bytes = 0;
-    // Two texts, so that the connection keeps both prepared.
-    let mut live = conn.prepare_cached(
-        "SELECT seq, kind, items, bytes, first_item, last_item FROM message
-         WHERE uplink = ?1 AND priority = ?2 AND seq > ?3 ORDER BY seq",
-    )?;
-    let mut backlog = conn.prepare_cached(
-        "SELECT seq, kind, items, bytes, first_item, last_item FROM message
-         WHERE uplink = ?1 AND priority = ?2 AND seq <= ?3 ORDER BY seq",
-    )?;
     for priority in [
         Priority::Alarm,
         Priority::High,
@@ -50,9 +40,16 @@ pub(crate) fn take(
             Priority::High | Priority::Normal | Priority::Low if request.alarms_only => break,
             Priority::High | Priority::Normal | Priority::Low => sql(request.mark),
         };
-        let mut live = live.query((uplink, priority as u8, mark))?;
-        let mut backlog = backlog.query((uplink, priority as u8, mark))?;
-        let mut heads = (next(&mut live, &exclude)?, next(&mut backlog, &exclude)?);
+        let lane = |after, until| Cursor {
+            conn,
+            exclude: &exclude,
+            uplink,
+            priority,
+            after,
+            until,
+        };
+        let (mut live, mut backlog) = (lane(mark, i64::MAX), lane(0, mark));
+        let mut heads = (live.next()?, backlog.next()?);
         loop {
             let contended = heads.0.is_some() && heads.1.is_some();
             let lane = request.share.next(heads.0.is_some(), heads.1.is_some());
@@ -77,31 +74,65 @@ pub(crate) fn take(
                 body: outbox::body(conn, head.first, head.last)?,
             });
             match lane {
-                Lane::Live => heads.0 = next(&mut live, &exclude)?,
-                Lane::Backlog => heads.1 = next(&mut backlog, &exclude)?,
+                Lane::Live => heads.0 = live.next()?,
+                Lane::Backlog => heads.1 = backlog.next()?,
             }
         }
     }
     Ok(messages)
 }
 
-/// The lane's next message that is not excluded.
-fn next(rows: &mut Rows<'_>, exclude: &BTreeSet<u64>) -> Result<Option<Head>, rusqlite::Error> {
-    while let Some(row) = rows.next()? {
-        let seq = count(row.get(0)?);
-        if exclude.contains(&seq) {
-            continue;
+/// Goes through a lane by number.
+struct Cursor<'a> {
+    conn: &'a Connection,
+    /// In order.
+    exclude: &'a [u64],
+    uplink: i64,
+    priority: Priority,
+    after: i64,
+    until: i64,
+}
+
+impl Cursor<'_> {
+    /// The next message that is not excluded. What is settled and not deleted yet is thousands in a row on a fast line, and
+    /// is passed in one step.
+    fn next(&mut self) -> Result<Option<Head>, rusqlite::Error> {
+        loop {
+            let head = self.first_after()?;
+            let Some(head) = head else {
+                return Ok(None);
+            };
+            self.after = sql(head.seq);
+            let Ok(at) = self.exclude.binary_search(&head.seq) else {
+                return Ok(Some(head));
+            };
+            let row = self.exclude[at..].iter().zip(head.seq..);
+            let last = row.take_while(|(excluded, seq)| *excluded == seq).last();
+            self.after = last.map_or(self.after, |(seq, _)| sql(*seq));
         }
-        let kind: usize = row.get::<_, u8>(1)?.into();
-        return Ok(Some(Head {
-            seq,
-            // The table holds what `ItemKind` counted out.
-            kind: ItemKind::ALL.get(kind).copied().unwrap_or(ItemKind::Event),
-            items: row.get(2)?,
-            bytes: usize::try_from(row.get::<_, i64>(3)?).unwrap_or(usize::MAX),
-            first: row.get(4)?,
-            last: row.get(5)?,
-        }));
     }
-    Ok(None)
+
+    fn first_after(&self) -> Result<Option<Head>, rusqlite::Error> {
+        self.conn
+            .prepare_cached(
+                "SELECT seq, kind, items, bytes, first_item, last_item FROM message
+                 WHERE uplink = ?1 AND priority = ?2 AND seq > ?3 AND seq <= ?4 ORDER BY seq LIMIT 1",
+            )?
+            .query_row(
+                (self.uplink, self.priority as u8, self.after, self.until),
+                |row| {
+                    let kind: usize = row.get::<_, u8>(1)?.into();
+                    Ok(Head {
+                        seq: count(row.get(0)?),
+                        // The table holds what `ItemKind` counted out.
+                        kind: ItemKind::ALL.get(kind).copied().unwrap_or(ItemKind::Event),
+                        items: row.get(2)?,
+                        bytes: usize::try_from(row.get::<_, i64>(3)?).unwrap_or(usize::MAX),
+                        first: row.get(4)?,
+                        last: row.get(5)?,
+                    })
+                },
+            )
+            .optional()
+    }
 }

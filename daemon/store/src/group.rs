@@ -4,6 +4,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use tidegate_domain::delivery::Settled;
+use tidegate_domain::limits;
 use tidegate_domain::receive_window::ReceiveWindow;
 use tidegate_domain::{AckToken, Arrival, Batch, BatchOutcome};
 
@@ -12,7 +13,7 @@ use crate::input::{AcknowledgeAlarms, CommandInput, Event, Orders, SourceGap};
 use crate::setup::Bounds;
 
 /// How long answers of an uplink wait for company when nothing else makes a commit: they are only bookkeeping, and
-/// waiting costs a message being sent twice after a crash.
+/// waiting costs messages being sent twice after a crash, [`limits::SETTLED_TOGETHER`] at most.
 const SETTLE_LINGER: Duration = Duration::from_secs(1);
 
 /// From here on a receive window was announced and not guessed: see [`InFlight`].
@@ -67,7 +68,7 @@ pub(crate) enum Due {
     /// A message, or a batch of them, waits for its attempt to be on record. What came before commits with it, so that
     /// nothing else is under suspicion.
     Attempt,
-    /// Rows or bytes reached their bound.
+    /// Rows, bytes or answers reached their bound.
     Bound,
     /// A source will send nothing more before it is acknowledged.
     ReceiveWindow,
@@ -227,13 +228,28 @@ impl Group {
         by_source.filter(|(_, acks)| !acks.is_empty()).collect()
     }
 
+    /// The numbers of the messages that uplinks settled, by uplink.
+    pub(crate) fn settled(&self, uplinks: usize) -> Vec<(usize, Vec<u64>)> {
+        let mut by_uplink: Vec<Vec<u64>> = vec![Vec::new(); uplinks];
+        for settled in &self.settled {
+            if let Some(seqs) = by_uplink.get_mut(settled.uplink) {
+                seqs.push(settled.seq);
+            }
+        }
+        let by_uplink = by_uplink.into_iter().enumerate();
+        by_uplink.filter(|(_, seqs)| !seqs.is_empty()).collect()
+    }
+
     /// Why the group should commit without waiting any longer.
     pub(crate) fn due_at_once(&self, bounds: &Bounds, in_flight: &InFlight) -> Option<Due> {
         if self.urgent {
             Some(Due::Alarm)
         } else if !self.attempts.is_empty() {
             Some(Due::Attempt)
-        } else if self.rows >= bounds.group_rows || self.bytes >= bounds.group_bytes {
+        } else if self.rows >= bounds.group_rows
+            || self.bytes >= bounds.group_bytes
+            || self.settled.len() >= limits::SETTLED_TOGETHER
+        {
             Some(Due::Bound)
         } else if !self.outcomes.is_empty() && in_flight.any_waits() {
             Some(Due::ReceiveWindow)

@@ -221,6 +221,8 @@ pub struct Committed {
     pub acks: Vec<(usize, Vec<AckToken>)>,
     /// Acknowledgements of commands that are due now: index of the uplink, and the token where there is one.
     pub commands: Vec<(usize, Option<AckToken>)>,
+    /// Messages of the outbox that were settled and are deleted: index of the uplink, their numbers.
+    pub settled: Vec<(usize, Vec<u64>)>,
     /// Indices of the uplinks that have newly sealed messages.
     pub sealed: Vec<usize>,
     /// Windows closed by this commit, at most [`Committed::SUMMARIES`], for the page and the console.
@@ -251,6 +253,7 @@ impl Committed {
             self.sealed.sort_unstable();
             self.sealed.dedup();
             self.commands.splice(0..0, earlier.commands);
+            self.settled.extend(earlier.settled);
             self.rows_tried += earlier.rows_tried;
             self.orders += earlier.orders;
         }

@@ -784,27 +784,21 @@ struct Found {
 }
 
 fn find(conn: &Connection, uplink: i64, seq: u64) -> Result<Option<Found>, rusqlite::Error> {
-    let mut statement = conn.prepare_cached(
-        "SELECT kind, items, first_item, last_item FROM message WHERE uplink = ?1 AND priority = ?2 AND seq = ?3",
-    )?;
-    for priority in PRIORITIES {
-        let found = statement
-            .query_row((uplink, priority as u8, sql(seq)), |row| {
-                Ok(Found {
-                    seq,
-                    priority: priority as u8,
-                    kind: row.get(0)?,
-                    items: count(row.get(1)?),
-                    first: row.get(2)?,
-                    last: row.get(3)?,
-                })
-            })
-            .optional()?;
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    Ok(None)
+    conn.prepare_cached(
+        "SELECT priority, kind, items, first_item, last_item FROM message
+         WHERE uplink = ?1 AND priority IN (0, 1, 2, 3) AND seq = ?2",
+    )?
+    .query_row((uplink, sql(seq)), |row| {
+        Ok(Found {
+            seq,
+            priority: row.get(0)?,
+            kind: row.get(1)?,
+            items: count(row.get(2)?),
+            first: row.get(3)?,
+            last: row.get(4)?,
+        })
+    })
+    .optional()
 }
 
 /// The bodies of a range of items, joined by commas.

@@ -518,9 +518,12 @@ impl Writer {
         let orders = self.confirm(std::mem::take(&mut group.orders));
         let acks = group.acks(self.setup.sources.len());
         self.in_flight.acknowledged(&acks);
-        for settled in &group.settled {
-            if let Some(mut seqs) = self.shared.in_flight.lock(settled.uplink) {
-                seqs.remove(&settled.seq);
+        let settled = group.settled(self.setup.uplinks.len());
+        for (uplink, settled) in &settled {
+            if let Some(mut seqs) = self.shared.in_flight.lock(*uplink) {
+                settled.iter().for_each(|seq| {
+                    seqs.remove(seq);
+                });
             }
         }
         self.shared.note(&written.summaries);
@@ -547,6 +550,7 @@ impl Writer {
         Committed {
             acks,
             commands: commands.collect(),
+            settled,
             sealed: written.sealed.into_iter().collect(),
             summaries: written.summaries,
             rows_tried,

@@ -5,12 +5,10 @@
 //! the next one. An acknowledgement never crosses to another connection.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_domain::AckToken;
-use tokio::sync::Notify;
 
 /// How long an MQTT 5 broker keeps commands for us while we are away. Longer, and an order of last week would be carried out; on
 /// 3.1.1 the broker decides.
@@ -76,34 +74,12 @@ impl Waiting {
     }
 }
 
-/// Acknowledgements that are due, from the store's commit to the connection. There are no more of them than commands that
-/// were handed out.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Due {
-    tokens: Arc<Mutex<Vec<AckToken>>>,
-    more: Arc<Notify>,
-}
-
-impl Due {
-    pub(crate) fn push(&self, token: AckToken) {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.push(token);
-        self.more.notify_one();
-    }
-
-    pub(crate) async fn some(&self) {
-        self.more.notified().await;
-    }
-
-    /// The packet ids of those that belong to a connection; others are forgotten.
-    pub(crate) fn take(&self, connection: u64) -> Vec<u16> {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = std::mem::take(&mut *tokens);
-        let of_it = taken.iter().filter(|token| token.connection == connection);
-        of_it
-            .filter_map(|token| u16::try_from(token.id).ok())
-            .collect()
-    }
+/// The packet ids of those tokens that belong to a connection; others are for nobody.
+pub(crate) fn of_connection(tokens: Vec<AckToken>, connection: u64) -> impl Iterator<Item = u16> {
+    let of_it = tokens
+        .into_iter()
+        .filter(move |token| token.connection == connection);
+    of_it.filter_map(|token| u16::try_from(token.id).ok())
 }
 
 #[cfg(test)]
@@ -143,11 +119,9 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_never_crosses_to_another_connection() {
-        let due = Due::default();
-        for (connection, id) in [(1, 5), (2, 5), (2, 7), (3, 1)] {
-            due.push(AckToken { connection, id });
-        }
-        assert_eq!(due.take(2), [5, 7]);
-        assert_eq!(due.take(1), [0; 0]);
+        let tokens = [(1, 5), (2, 5), (2, 7), (3, 1)];
+        let tokens = tokens.map(|(connection, id)| AckToken { connection, id });
+        let of_it: Vec<u16> = of_connection(tokens.to_vec(), 2).collect();
+        assert_eq!(of_it, [5, 7]);
     }
 }

@@ -7,6 +7,7 @@
 
 mod commands;
 mod config;
+mod due;
 mod link;
 mod outbox;
 pub mod payload;

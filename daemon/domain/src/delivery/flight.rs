@@ -1,19 +1,18 @@
 //! What is in flight, and what follows from what the broker says.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::pace::Pace;
 use super::suspects::Suspects;
 use super::{Action, Bucket, EndedBy, SealedMessage, Totals, Verdict, Window};
 use crate::item::Priority;
+use crate::limits;
 
-/// Settled messages that are remembered until the store has deleted them, so that they are not fetched and sent
-/// again meanwhile. One that is forgotten too early goes up twice, which the receiver notices by its `seq`.
-const REMEMBERED: usize = 1024;
-
-/// For how long they are remembered at most: a message that an operator puts back must be able to leave again.
-const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+/// Settled messages that the store has not deleted yet, beyond which nothing more is asked for. A store that commits
+/// [`limits::SETTLED_TOGETHER`] of them at once is never waited for, unless it cannot keep up or cannot write at all: then what
+/// would go up could not be recorded.
+pub(super) const UNDELETED: usize = 4 * limits::SETTLED_TOGETHER;
 
 /// Stalls in a row before the connection is dropped.
 const STALLS_BEFORE_DROP: u8 = 2;
@@ -53,7 +52,8 @@ pub struct Delivery {
     limit: Option<Limit>,
     connection: Option<Connection>,
     suspects: Suspects,
-    settled: VecDeque<(Duration, u64)>,
+    /// Settled, and still in the outbox as far as is known: they must not be fetched and sent again.
+    settled: BTreeSet<u64>,
     actions: VecDeque<Action>,
     totals: Totals,
 }
@@ -112,7 +112,7 @@ impl Delivery {
             limit: None,
             connection: None,
             suspects: Suspects::default(),
-            settled: VecDeque::new(),
+            settled: BTreeSet::new(),
             actions: VecDeque::new(),
             totals: Totals::default(),
         }
@@ -147,7 +147,7 @@ impl Delivery {
     }
 
     /// The connection ended: what was in flight over it counts as unsent.
-    pub fn disconnected(&mut self, now: Duration, by: EndedBy, reason: &str) {
+    pub fn disconnected(&mut self, by: EndedBy, reason: &str) {
         let Some(connection) = self.connection.take() else {
             return;
         };
@@ -161,7 +161,7 @@ impl Delivery {
             // It is guilty only of connections on which the broker had acknowledged something before.
             if let Some(endings) = self.suspects.ended(seq, connection.proved) {
                 let reason = format!("ended the connection {endings} times, lastly: {reason}");
-                self.settle(now, seq, Verdict::Rejected { reason });
+                self.settle(seq, Verdict::Rejected { reason });
             }
         }
     }
@@ -175,6 +175,7 @@ impl Delivery {
         let ahead = self.ahead(connection);
         // What is ready already waits for room, or for a suspect ahead of it.
         if connection.closing
+            || self.settled.len() >= UNDELETED
             || connection.ready.len() > ahead.messages / 2
             || self.suspect_in_flight(connection)
         {
@@ -222,6 +223,7 @@ impl Delivery {
         let connection = self.connection.as_ref()?;
         let ahead = connection.alarms_ready();
         if connection.closing
+            || self.settled.len() >= UNDELETED
             || connection.messages >= connection.most
             || ahead >= ALARMS_AHEAD
             || self.suspect_in_flight(connection)
@@ -243,7 +245,7 @@ impl Delivery {
                 let ready = connection.ready.iter().map(|message| message.seq);
                 ready.chain(connection.flight.iter().filter_map(|sent| sent.seq))
             })
-            .chain(self.settled.iter().map(|&(_, seq)| seq))
+            .chain(self.settled.iter().copied())
             .collect()
     }
 
@@ -278,9 +280,9 @@ impl Delivery {
 
     /// Sets a message aside that need not be sent, since it is known that it would be refused. Does nothing for one
     /// that is on its way or settled already.
-    pub fn refuse(&mut self, now: Duration, seq: u64, reason: String) {
+    pub fn refuse(&mut self, seq: u64, reason: String) {
         if !self.knows(seq) {
-            self.settle(now, seq, Verdict::Rejected { reason });
+            self.settle(seq, Verdict::Rejected { reason });
         }
     }
 
@@ -391,16 +393,16 @@ impl Delivery {
             Some(reason) => Verdict::Rejected { reason },
             None => Verdict::Delivered,
         };
-        self.settle(now, seq, verdict);
+        self.settle(seq, verdict);
+    }
+
+    /// The store has deleted a settled message: it is not fetched any more, so that it need not be remembered.
+    pub fn deleted(&mut self, seq: u64) {
+        self.settled.remove(&seq);
     }
 
     /// Time passes: to be called several times in every `stall_after`.
     pub fn tick(&mut self, now: Duration) {
-        while let Some(&(at, _)) = self.settled.front()
-            && now.saturating_sub(at) >= REMEMBERED_FOR
-        {
-            self.settled.pop_front();
-        }
         let Some(connection) = &mut self.connection else {
             return;
         };
@@ -452,16 +454,13 @@ impl Delivery {
         self.totals
     }
 
-    fn settle(&mut self, now: Duration, seq: u64, verdict: Verdict) {
+    fn settle(&mut self, seq: u64, verdict: Verdict) {
         match verdict {
             Verdict::Delivered => self.totals.delivered += 1,
             Verdict::Rejected { .. } => self.totals.rejected += 1,
         }
         self.suspects.clear(seq);
-        if self.settled.len() >= REMEMBERED {
-            self.settled.pop_front();
-        }
-        self.settled.push_back((now, seq));
+        self.settled.insert(seq);
         self.actions.push_back(Action::Settle { seq, verdict });
     }
 
@@ -489,8 +488,7 @@ impl Delivery {
             connection.ready.iter().any(|message| message.seq == seq)
                 || connection.flight.iter().any(|sent| sent.seq == Some(seq))
         };
-        self.settled.iter().any(|&(_, settled)| settled == seq)
-            || self.connection.as_ref().is_some_and(here)
+        self.settled.contains(&seq) || self.connection.as_ref().is_some_and(here)
     }
 }
 

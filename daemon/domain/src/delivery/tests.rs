@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::flight::UNDELETED;
 use super::*;
 
 const STALL: Duration = Duration::from_secs(30);
@@ -97,7 +98,7 @@ fn the_window_counts_bytes_but_one_large_message_passes() {
 #[test]
 fn a_broker_that_takes_less_is_sent_less() {
     let mut delivery = delivery(4, 100);
-    delivery.disconnected(Duration::ZERO, EndedBy::Line, "");
+    delivery.disconnected(EndedBy::Line, "");
     delivery.connected(Duration::ZERO, Some(2));
     let room = delivery.room(false).map(|room| room.messages);
     assert_eq!(room, Some(3), "one more is ready than it takes at once");
@@ -123,7 +124,7 @@ fn connection(delivery: &mut Delivery, seqs: &[u64], proved: bool, by: EndedBy) 
         assert!(delivery.offer(message(seq, 1)));
     }
     let sent = sent(delivery);
-    delivery.disconnected(now, by, "closed");
+    delivery.disconnected(by, "closed");
     sent
 }
 
@@ -205,6 +206,36 @@ fn nothing_new_is_sent_towards_the_end() {
     assert_eq!(delivery.room(true), None);
     delivery.acknowledged(Duration::ZERO, 1, None);
     assert_eq!(verdicts(&mut delivery), [(1, Verdict::Delivered)]);
+}
+
+/// What was settled is not sent again before the store has deleted it, however many wait for that; and when it does not keep
+/// up, nothing more is sent, since it could not be recorded.
+#[test]
+fn a_store_that_does_not_keep_up_is_waited_for() {
+    let mut delivery = delivery(64, 1 << 20);
+    let mut up = Vec::new();
+    while let Some(room) = delivery.room(true) {
+        let exclude: BTreeSet<u64> = delivery.exclude().into_iter().collect();
+        let waiting = (1..).filter(|seq| !exclude.contains(seq));
+        for seq in waiting.take(room.messages) {
+            delivery.offer(message(seq, 1));
+        }
+        while let Some(action) = delivery.next_action(Duration::ZERO) {
+            if let Action::Send(message) = action {
+                up.push(message.seq);
+                delivery.numbered(1);
+                delivery.acknowledged(Duration::ZERO, 1, None);
+            }
+        }
+    }
+    let once: Vec<u64> = (1..).take(up.len()).collect();
+    assert_eq!(up, once);
+    assert!(up.len() >= UNDELETED, "{}", up.len());
+    assert_eq!(delivery.room_for_alarms(), None);
+    for &seq in &up[..64] {
+        delivery.deleted(seq);
+    }
+    assert!(delivery.room(true).is_some() && delivery.room_for_alarms().is_some());
 }
 
 #[test]
@@ -394,7 +425,12 @@ impl World {
                     self.delivery.acknowledged(self.now, pkid, None);
                 }
             }
-            Step::Commit => self.outbox.retain(|seq, _| !self.settled.contains_key(seq)),
+            Step::Commit => {
+                let deleted = self
+                    .outbox
+                    .extract_if(.., |seq, _| self.settled.contains_key(seq));
+                deleted.for_each(|(seq, _)| self.delivery.deleted(seq));
+            }
             Step::Pass(seconds) => {
                 self.now += Duration::from_secs(seconds);
                 self.delivery.tick(self.now);
@@ -413,7 +449,7 @@ impl World {
         self.connected = false;
         self.submitted.clear();
         self.broker.clear();
-        self.delivery.disconnected(self.now, by, "closed");
+        self.delivery.disconnected(by, "closed");
     }
 
     fn fetch(&mut self, room: Option<Window>, alarms_only: bool) {

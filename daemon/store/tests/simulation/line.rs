@@ -117,7 +117,7 @@ impl Line {
         self.travelling.clear();
         self.arrived.clear();
         self.used.clear();
-        self.delivery.disconnected(now, by, "closed");
+        self.delivery.disconnected(by, "closed");
         let wait = self.backoff.next(random);
         assert!(wait <= Duration::from_secs(60), "the back-off has a cap");
         self.retry_at = now + wait;
@@ -229,6 +229,11 @@ impl Line {
             let refusal = refused.then(|| "refused".to_owned());
             self.delivery.acknowledged(now, id, refusal);
         }
+    }
+
+    /// The store says that it has deleted what was settled.
+    pub(crate) fn deleted(&mut self, seqs: impl IntoIterator<Item = u64>) {
+        seqs.into_iter().for_each(|seq| self.delivery.deleted(seq));
     }
 
     pub(crate) fn tick(&mut self, now: Duration) {

@@ -384,7 +384,9 @@ impl Gateway {
         paper.close(&closed);
         paper.clock = end_at;
         paper.closed_before = self.windows.closed_before();
-        paper.settle(&std::mem::take(&mut self.settled), &mut self.handed_out);
+        let settled = std::mem::take(&mut self.settled);
+        paper.settle(&settled, &mut self.handed_out);
+        self.line.deleted(settled.iter().map(|settled| settled.seq));
         paper.evict(&self.handed_out);
         paper.forget();
         let mut rows: Vec<WindowKey> = paper.open.values().map(|(key, _)| key.clone()).collect();

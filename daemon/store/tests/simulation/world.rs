@@ -522,6 +522,9 @@ impl World {
         for (source, tokens) in &committed.acks {
             self.acknowledge(*source, tokens);
         }
+        for (uplink, seqs) in &committed.settled {
+            self.lines[*uplink].deleted(seqs.iter().copied());
+        }
         self.model.check_ledger(&committed.ledger)?;
         let peak = locked(&self.drive).disk.take_peak() as u64;
         if peak > committed.stats.max_bytes {

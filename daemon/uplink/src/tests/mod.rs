@@ -115,6 +115,7 @@ impl Running {
         let settled = self.settled.recv().await.expect("the uplink runs");
         assert_eq!(settled.uplink, 0);
         self.shelf.messages.lock().unwrap().remove(&settled.seq);
+        self.handle.deleted([settled.seq]);
         (settled.seq, settled.verdict)
     }
 

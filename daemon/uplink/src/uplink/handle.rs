@@ -8,7 +8,7 @@ use tidegate_domain::delivery::Horizon;
 use tokio::sync::{Notify, watch};
 
 use super::lock;
-use crate::commands::Due;
+use crate::due::Due;
 use crate::status::{Status, UplinkStatus};
 
 /// What can be asked of a running uplink, from any thread and without waiting.
@@ -20,7 +20,8 @@ pub struct UplinkHandle {
     pub(super) stop: watch::Sender<bool>,
     pub(super) says: watch::Sender<Status>,
     pub(super) status: watch::Sender<UplinkStatus>,
-    pub(super) acknowledgements: Due,
+    pub(super) acknowledgements: Due<AckToken>,
+    pub(super) deleted: Due<u64>,
 }
 
 impl UplinkHandle {
@@ -38,7 +39,13 @@ impl UplinkHandle {
 
     /// What a command did is committed: the broker may forget it.
     pub fn acknowledge(&self, token: AckToken) {
-        self.acknowledgements.push(token);
+        self.acknowledgements.extend([token]);
+    }
+
+    /// The store has deleted these messages, which were settled before: no look at the outbox finds them any more. Until
+    /// then they are remembered, and when too many are, nothing more is sent.
+    pub fn deleted(&self, seqs: impl IntoIterator<Item = u64>) {
+        self.deleted.extend(seqs);
     }
 
     /// How the uplink is.

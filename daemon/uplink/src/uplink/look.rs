@@ -107,14 +107,13 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             session.envelope = Some(opening.envelope);
         }
         self.share = fetched.share;
-        let now = self.now();
         let mut taken = false;
         let content_type = self.config.encoding.content_type();
         for message in fetched.messages {
             let message = match message {
                 Ok(message) => message,
                 Err((seq, reason)) => {
-                    self.delivery.refuse(now, seq, reason);
+                    self.delivery.refuse(seq, reason);
                     taken = true;
                     continue;
                 }
@@ -126,7 +125,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 let reason = format!(
                     "needs an MQTT packet of {size} bytes, and the limit is {most}; raise it at the uplink or the broker"
                 );
-                self.delivery.refuse(now, message.seq, reason);
+                self.delivery.refuse(message.seq, reason);
                 taken = true;
             } else {
                 taken |= self.delivery.offer(message);

@@ -24,8 +24,9 @@ use tokio::task::{self, JoinError, JoinHandle};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::commands::{Due, IncomingCommand, Waiting};
+use crate::commands::{self, IncomingCommand, Waiting};
 use crate::config::{Broker, ConfigError, MqttUplinkConfig, Topics, Transport};
+use crate::due::Due;
 use crate::link::{self, Driver, LinkEvent, Sender, Will};
 use crate::outbox::Outbox;
 use crate::payload::{self, Envelope};
@@ -71,6 +72,7 @@ pub fn mqtt<T: From<Settled>>(
         says: watch::Sender::new(config.status.clone()),
         status: watch::Sender::new(UplinkStatus::new(&config.name)),
         acknowledgements: Due::default(),
+        deleted: Due::default(),
     };
     let uplink = MqttUplink {
         topics,
@@ -90,6 +92,7 @@ pub fn mqtt<T: From<Settled>>(
         says: handle.says.subscribe(),
         status: handle.status.clone(),
         acknowledgements: handle.acknowledgements.clone(),
+        deleted: handle.deleted.clone(),
         commands: None,
         waiting: Waiting::default(),
         session_is_poisoned: false,
@@ -138,7 +141,8 @@ pub struct MqttUplink<T> {
     stop: watch::Receiver<bool>,
     says: watch::Receiver<Status>,
     status: watch::Sender<UplinkStatus>,
-    acknowledgements: Due,
+    acknowledgements: Due<AckToken>,
+    deleted: Due<u64>,
     /// Where commands go; `None` where none are taken.
     commands: Option<mpsc::Sender<IncomingCommand>>,
     waiting: Waiting,
@@ -171,6 +175,8 @@ enum Happened<'a, T> {
     CommandsFree(Permit<'a, IncomingCommand>),
     CommandsClosed,
     CommandsCommitted,
+    /// The store has deleted messages that were settled.
+    Deleted,
     InboxClosed,
     StopWanted,
     StopOverdue,
@@ -273,7 +279,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             select! {
                 () = &mut overdue => return,
                 permit = self.settled.reserve() => match permit {
-                    Ok(permit) => say(permit, &mut self.unsaid),
+                    Ok(permit) => say(permit, &self.settled, &mut self.unsaid),
                     Err(_) => return,
                 },
             }
@@ -288,7 +294,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 () = &mut over => return Ok(Outcome::Again),
                 () = wanted(&mut self.stop) => return Ok(Outcome::Stopped),
                 permit = self.settled.reserve(), if !self.unsaid.is_empty() => match permit {
-                    Ok(permit) => say(permit, &mut self.unsaid),
+                    Ok(permit) => say(permit, &self.settled, &mut self.unsaid),
                     Err(_) => return Err(inbox_closed(&self.config)),
                 },
             }
@@ -362,8 +368,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
 
         // A connection that ends with us here is not the fault of any message; one that the other end ended was reported
         // where that was seen.
-        let now = self.now();
-        self.delivery.disconnected(now, EndedBy::Line, "");
+        self.delivery.disconnected(EndedBy::Line, "");
         self.waiting.disconnected();
         self.act(&mut session);
         let totals = self.delivery.totals();
@@ -396,6 +401,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         let inbox = self.settled.clone();
         let commands = self.commands.clone();
         let committed = self.acknowledgements.clone();
+        let deleted = self.deleted.clone();
         loop {
             let held = self.delivery.wait(self.now());
             let happened = select! {
@@ -427,6 +433,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                     None => Happened::CommandsClosed,
                 },
                 () = committed.some() => Happened::CommandsCommitted,
+                () = deleted.some() => Happened::Deleted,
                 () = &mut overdue, if session.farewell != Farewell::None => Happened::StopOverdue,
             };
             // Whatever happened at the same time comes after it: once a stop is wanted, nothing new is sent.
@@ -480,9 +487,10 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             }
             Happened::CommandsClosed => self.waiting = Waiting::default(),
             Happened::CommandsCommitted => self.acknowledge(session),
+            Happened::Deleted => self.forget(),
             Happened::Link(LinkEvent::Left) => session.farewell = Farewell::Left,
             Happened::Link(LinkEvent::Ended { by, reason }) => {
-                self.delivery.disconnected(now, by, &reason);
+                self.delivery.disconnected(by, &reason);
                 return Ok(Some(self.lost(session, &reason)));
             }
             Happened::Looked(look) => self.looked(session, look)?,
@@ -503,7 +511,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 }
                 self.look_back(session);
             }
-            Happened::InboxFree(permit) => say(permit, &mut self.unsaid),
+            Happened::InboxFree(permit) => say(permit, &self.settled, &mut self.unsaid),
             Happened::InboxClosed if session.farewell != Farewell::None => {
                 return Ok(Some(Outcome::Stopped));
             }
@@ -619,11 +627,18 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
 
     /// Acknowledges the commands of this connection that are committed.
     fn acknowledge(&self, session: &mut Session) {
-        for pkid in self.acknowledgements.take(self.connections) {
+        for pkid in commands::of_connection(self.acknowledgements.take(), self.connections) {
             if session.sender.acknowledge(pkid).is_err() {
                 session.dropped =
                     Some("the MQTT client did not take an acknowledgement".to_owned());
             }
+        }
+    }
+
+    /// What the store has deleted need not be remembered any more.
+    fn forget(&mut self) {
+        for seq in self.deleted.take() {
+            self.delivery.deleted(seq);
         }
     }
 
@@ -731,14 +746,23 @@ impl Session {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What the locks guard is whole after every statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn say<T: From<Settled>>(permit: Permit<'_, T>, unsaid: &mut VecDeque<Settled>) {
-    if let Some(settled) = unsaid.pop_front() {
+/// Says what there is room for: one with the permit, more without waiting.
+fn say<T: From<Settled>>(
+    permit: Permit<'_, T>,
+    inbox: &mpsc::Sender<T>,
+    unsaid: &mut VecDeque<Settled>,
+) {
+    let mut place = Some(permit);
+    while let Some(permit) = place
+        && let Some(settled) = unsaid.pop_front()
+    {
         permit.send(settled.into());
+        place = inbox.try_reserve().ok();
     }
 }
 
