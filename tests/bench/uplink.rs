@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Broker, Daemon, Publisher, Site, wait_for};
 use crate::{cpu_seconds, median, per_second};
 
-/// Messages to the daemon, and readings in each.
-const MESSAGES: u64 = 60_000;
+/// Readings in each message to the daemon.
 const READINGS: u64 = 10;
 /// Messages on their way up at once, for both.
 const WINDOW: u16 = 64;
@@ -16,41 +15,70 @@ const ROUNDS: usize = 3;
 /// Alarms that are timed.
 const ALARMS: u64 = 200;
 
+/// What waits when a drain begins.
+struct Backlog {
+    /// Messages to the daemon.
+    messages: u64,
+    /// What the configuration says about the size of those to the cloud.
+    size: &'static str,
+}
+
+/// As the daemon makes them unless told otherwise, and small ones, for which every step counts.
+const BACKLOGS: [Backlog; 2] = [
+    Backlog {
+        messages: 300_000,
+        size: "",
+    },
+    Backlog {
+        messages: 60_000,
+        size: "max-message = \"1KiB\"\n",
+    },
+];
+
 /// Prints the ratio of the daemon's drain to a bare rumqttc publisher of as many messages of the same size with the
 /// same window.
 pub(crate) fn drain() {
-    let (mut daemon, mut bare) = (Vec::new(), Vec::new());
-    let mut messages = 0;
-    for _ in 0..ROUNDS {
-        let (count, drained) = drain_daemon();
-        messages = count;
-        daemon.push(drained);
-        bare.push(drain_bare(count));
-    }
-    let of =
-        |drains: &[Drained], field: fn(&Drained) -> f64| median(drains.iter().map(field).collect());
-    let (rate, reference) = (
-        of(&daemon, |drain| drain.rate),
-        of(&bare, |drain| drain.rate),
-    );
+    println!("\ndrain of a backlog, window {WINDOW}, median of {ROUNDS} rounds\n");
     println!(
-        "\ndrain of {messages} waiting messages of about 1 KiB, window {WINDOW}: {rate:.0}/s and {:.1} µs of CPU a message, \
-         bare rumqttc publisher {reference:.0}/s and {:.1} µs, ratio {:.2}",
-        of(&daemon, |drain| drain.cpu_microseconds),
-        of(&bare, |drain| drain.cpu_microseconds),
-        rate / reference
+        "| messages | of bytes | bare rumqttc | CPU a message | daemon | CPU a message | ratio |"
     );
+    println!("|---|---|---|---|---|---|---|");
+    for backlog in &BACKLOGS {
+        let (mut daemon, mut bare) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let drained = drain_daemon(backlog);
+            bare.push(drain_bare(drained.messages, drained.bytes));
+            daemon.push(drained);
+        }
+        let of = |drains: &[Drained], field: fn(&Drained) -> f64| {
+            median(drains.iter().map(field).collect())
+        };
+        let rate = |drains: &[Drained]| of(drains, |drain| drain.rate);
+        let cpu = |drains: &[Drained]| of(drains, |drain| drain.cpu_microseconds);
+        println!(
+            "| {} | {} | {:.0}/s | {:.1} µs | {:.0}/s | {:.1} µs | {:.2} |",
+            daemon[0].messages,
+            daemon[0].bytes,
+            rate(&bare),
+            cpu(&bare),
+            rate(&daemon),
+            cpu(&daemon),
+            rate(&daemon) / rate(&bare)
+        );
+    }
 }
 
 struct Drained {
+    messages: u64,
+    /// Of one message, on the average.
+    bytes: usize,
     /// Messages a second.
     rate: f64,
     /// Of the publishing process, for a message.
     cpu_microseconds: f64,
 }
 
-/// The messages that waited, and how they went up.
-fn drain_daemon() -> (u64, Drained) {
+fn drain_daemon(backlog: &Backlog) -> Drained {
     let site = Site::new();
     let field = Broker::start(&site, "field");
     let mut cloud = Broker::start_with(&site, "cloud", "allow_anonymous true\npersistence false\n");
@@ -58,57 +86,61 @@ fn drain_daemon() -> (u64, Drained) {
     let config = site.write(
         "tidegate.toml",
         &format!(
-            "[gateway]\nid = \"bench\"\nstate-dir = \"{}\"\n\
+            "[gateway]\nid = \"bench\"\nstate-dir = \"{}\"\n[store]\nmax-size = \"1GiB\"\n\
              [source.plant]\nkind = \"mqtt\"\nurl = \"{}\"\nversion = \"5\"\nsubscribe = [{{ topic = \"plant/#\" }}]\n\
              [pipeline.all]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n\
              [uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\ntopic = \"tidegate/{{gateway}}/{{kind}}\"\nversion = \"5\"\n\
-             in-flight = {WINDOW}\nlinger = \"100ms\"\nmax-message = \"1KiB\"\n",
+             in-flight = {WINDOW}\n{}",
             site.path("state").display(),
             field.url(),
             cloud.url(),
+            backlog.size,
         ),
     );
     let mut daemon = Daemon::start(&config);
     let members: Vec<String> = (0..READINGS).map(|n| format!("\"m{n}\":{n}")).collect();
     let payload = format!("{{{}}}", members.join(","));
-    field.publish("plant/line1", (0..MESSAGES).map(|_| &payload));
-    let uplink = |daemon: &Daemon| daemon.json("/api/v1/status")["uplinks"][0].clone();
-    let waiting = |daemon: &Daemon| uplink(daemon)["messages_waiting"].as_u64().unwrap();
+    // mosquitto queues no more than there are packet identifiers.
+    for published in (0..backlog.messages).step_by(30_000) {
+        field.publish("plant/line1", (0..30_000).map(|_| &payload));
+        daemon.wait_received("plant", published + 30_000);
+    }
+    let uplink = |daemon: &Daemon| daemon.json("/api/v1/uplinks")["items"][0].clone();
     wait_for("a full outbox", || {
-        (uplink(&daemon)["waiting"] == MESSAGES * READINGS).then_some(())
+        (uplink(&daemon)["waiting"] == backlog.messages * READINGS).then_some(())
     });
-    std::thread::sleep(Duration::from_secs(1));
+    // What was read last is sealed as well by then.
+    std::thread::sleep(Duration::from_secs(2));
+    let messages = uplink(&daemon)["messages_waiting"].as_u64().unwrap();
     cloud.resume();
-    // From the first commit that took messages out of the outbox to one that leaves a tenth at most: the last few wait a
-    // second for company, which says nothing of the rate. The ledger is asked, and seldom: who draws the page a hundred
-    // times a second takes most of a small machine for it.
-    let all = waiting(&daemon);
-    let items = |daemon: &Daemon| {
-        daemon.ledger()["uplinks"]["cloud"]["waiting"]
-            .as_u64()
-            .unwrap()
-    };
-    let whole = items(&daemon);
-    let fewer_than = |most: u64| loop {
-        let left = items(&daemon);
-        if left < most {
-            return (Instant::now(), left, cpu_seconds(daemon.pid()));
+    let delivered = |daemon: &Daemon| uplink(daemon)["messages_delivered"].as_u64().unwrap();
+    let at_least = |some: u64| loop {
+        let delivered = delivered(&daemon);
+        if delivered >= some {
+            return (Instant::now(), delivered, cpu_seconds(daemon.pid()));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(10));
     };
-    let first = fewer_than(whole);
-    let last = fewer_than(whole / 10);
-    let part = (first.1 - last.1) as f64 / whole as f64;
-    let up = all as f64 * part;
+    let first = at_least(1);
+    let last = at_least(messages);
+    let up = (last.1 - first.1) as f64;
     let drained = Drained {
+        messages,
+        // An item of these is about as long as the next; an envelope is some hundred bytes.
+        bytes: usize::try_from(item_bytes() * backlog.messages * READINGS / messages).unwrap(),
         rate: up / (last.0 - first.0).as_secs_f64(),
         cpu_microseconds: (last.2 - first.2) / up * 1e6,
     };
     assert_eq!(daemon.stop(), 0);
-    (all, drained)
+    drained
 }
 
-fn drain_bare(count: u64) -> Drained {
+/// An item as it goes up, and the comma.
+fn item_bytes() -> u64 {
+    r#"{"pipeline":"all","series":"plant/line1/m1","time":1766000000000,"value":1},"#.len() as u64
+}
+
+fn drain_bare(count: u64, bytes: usize) -> Drained {
     use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
     use rumqttc::v5::{AsyncClient, Event, MqttOptions};
     let site = Site::new();
@@ -122,7 +154,7 @@ fn drain_bare(count: u64) -> Drained {
         let mut options = MqttOptions::new("bare", "127.0.0.1", broker.port);
         options.set_outgoing_inflight_upper_limit(WINDOW);
         let (client, mut events) = AsyncClient::new(options, usize::from(WINDOW));
-        let payload = vec![b'x'; 1024];
+        let payload = vec![b'x'; bytes];
         let begin = (Instant::now(), cpu_seconds(std::process::id()));
         let publishing = tokio::spawn(async move {
             for _ in 0..count {
@@ -146,6 +178,8 @@ fn drain_bare(count: u64) -> Drained {
         let cpu = cpu_seconds(std::process::id()) - begin.1;
         drop(publishing.await.unwrap());
         Drained {
+            messages: count,
+            bytes,
             rate,
             cpu_microseconds: cpu / count as f64 * 1e6,
         }

@@ -394,6 +394,11 @@ fn uplinks(out: &mut Exposition, snapshot: &Snapshot) {
         |u| u.rejected,
     );
     counter(
+        "tidegate_uplink_messages_delivered_total",
+        "Messages that the other end took.",
+        |u| u.messages_delivered,
+    );
+    counter(
         "tidegate_uplink_failovers_total",
         "How often another broker got its turn.",
         |u| u.failovers,

@@ -516,6 +516,8 @@ pub struct UplinkStatus {
     pub rejected: u64,
     /// Sealed messages that wait or are in flight.
     pub messages_waiting: u64,
+    /// Messages that the broker took since the start.
+    pub messages_delivered: u64,
     /// Seconds since the oldest waiting item entered the outbox; `null` when none waits.
     pub oldest_waiting_age_seconds: Option<f64>,
     /// Messages sent and not yet acknowledged.

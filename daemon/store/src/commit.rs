@@ -217,10 +217,8 @@ impl Commit<'_> {
             unset: None,
         })?;
         self.image.identities.write(conn)?;
-        for settled in &group.settled {
-            let Image { outbox, books, .. } = &mut *self.image;
-            outbox.settle(&mut pen(conn, books, self.wall), settled)?;
-        }
+        let Image { outbox, books, .. } = &mut *self.image;
+        outbox.settle(&mut pen(conn, books, self.wall), &group.settled)?;
         for gap in &group.gaps {
             self.source_gap(gap);
         }

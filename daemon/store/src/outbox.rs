@@ -5,6 +5,8 @@
 //! 40, so that a lane is one range of the table. A message is sealed by writing its number beside a range of its lane:
 //! the bytes are not written again.
 
+mod settle;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension};
 use tidegate_domain::cover;
-use tidegate_domain::delivery::{Settled, Verdict};
 use tidegate_domain::item::{ItemKind, Priority};
 use tidegate_domain::limits;
 use tidegate_domain::outcome::reason;
@@ -299,50 +300,6 @@ impl Outbox {
         self.lanes.iter().filter_map(due).min()
     }
 
-    /// The other end answered. A message that is not there was settled before, or given up.
-    pub(crate) fn settle(
-        &mut self,
-        pen: &mut Pen<'_>,
-        settled: &Settled,
-    ) -> Result<(), rusqlite::Error> {
-        let Some(uplink) = self.uplinks.get_mut(settled.uplink) else {
-            return Ok(());
-        };
-        let Some(message) = find(pen.conn, uplink.id, settled.seq)? else {
-            return Ok(());
-        };
-        match &settled.verdict {
-            Verdict::Delivered => {
-                pen.books
-                    .add(Scope::Uplink, &uplink.name, "delivered", message.items);
-            }
-            Verdict::Rejected { reason } => {
-                let body = body(pen.conn, message.first, message.last)?;
-                pen.conn
-                    .prepare_cached(
-                        "INSERT INTO rejected (uplink, seq, kind, items, time, reason, body)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                    )?
-                    .execute((
-                        uplink.id,
-                        sql(settled.seq),
-                        message.kind,
-                        sql(message.items),
-                        pen.wall,
-                        reason,
-                        &body,
-                    ))?;
-                pen.books
-                    .add_store(own::REJECTED_BYTES, sql_len(body.len()));
-                pen.books
-                    .add(Scope::Uplink, &uplink.name, "rejected", message.items);
-            }
-        }
-        pen.books
-            .take(Scope::Uplink, &uplink.name, "waiting", message.items);
-        uplink.delete(pen.conn, &message)
-    }
-
     /// Whether gap items of an uplink are waiting: then further losses are summed up first, so that their number stays small.
     pub(crate) fn gaps_wait(
         &self,
@@ -550,8 +507,7 @@ impl Uplink {
 
     /// Deletes a sealed message and its items.
     fn delete(&mut self, conn: &Connection, message: &Found) -> Result<(), rusqlite::Error> {
-        conn.prepare_cached("DELETE FROM item WHERE id BETWEEN ?1 AND ?2")?
-            .execute([message.first, message.last])?;
+        settle::delete_items(conn, message.first, message.last)?;
         conn.prepare_cached(
             "DELETE FROM message WHERE uplink = ?1 AND priority = ?2 AND seq = ?3",
         )?
@@ -781,24 +737,6 @@ struct Found {
     items: u64,
     first: i64,
     last: i64,
-}
-
-fn find(conn: &Connection, uplink: i64, seq: u64) -> Result<Option<Found>, rusqlite::Error> {
-    conn.prepare_cached(
-        "SELECT priority, kind, items, first_item, last_item FROM message
-         WHERE uplink = ?1 AND priority IN (0, 1, 2, 3) AND seq = ?2",
-    )?
-    .query_row((uplink, sql(seq)), |row| {
-        Ok(Found {
-            seq,
-            priority: row.get(0)?,
-            kind: row.get(1)?,
-            items: count(row.get(2)?),
-            first: row.get(3)?,
-            last: row.get(4)?,
-        })
-    })
-    .optional()
 }
 
 /// The bodies of a range of items, joined by commas.

@@ -136,6 +136,7 @@ impl Observer {
             evicted: counts.evicted,
             rejected: counts.rejected,
             messages_waiting: outbox.messages,
+            messages_delivered: status.delivered,
             oldest_waiting_age_seconds: outbox.oldest.map(|at| {
                 let age = clock::wall().saturating_sub(at).max(0);
                 Duration::from_nanos(age.unsigned_abs()).as_secs_f64()

@@ -520,6 +520,7 @@ pub(crate) fn rich() -> Picture {
             delivered: cloud.delivered,
             waiting: cloud.waiting,
             messages_waiting: 1,
+            messages_delivered: 1206,
             oldest_waiting_age_seconds: Some(2.1),
             in_flight: 1,
             rate: 3.8,

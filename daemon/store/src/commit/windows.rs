@@ -54,10 +54,8 @@ impl Commit<'_> {
         for (pipeline, closed) in self.image.windows.close_ahead(clock, stepped, at_most) {
             self.close(pipeline, &closed)?;
         }
-        for settled in &frozen.group.settled {
-            let Image { outbox, books, .. } = &mut *self.image;
-            outbox.settle(&mut pen(self.conn, books, self.wall), settled)?;
-        }
+        let Image { outbox, books, .. } = &mut *self.image;
+        outbox.settle(&mut pen(self.conn, books, self.wall), &frozen.group.settled)?;
         self.write_windows(self.image.history.next_block)?;
         self.seal(frozen.now)
     }

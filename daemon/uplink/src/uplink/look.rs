@@ -7,7 +7,7 @@ use tidegate_domain::delivery::{Action, Request, SealedMessage, Settled, Share};
 use tokio::task::{self, JoinError, JoinHandle};
 use tracing::{debug, warn};
 
-use super::{MqttUplink, Session, UplinkError, chain, lock};
+use super::{MqttUplink, SAY_TOGETHER, SAY_WITHIN, Session, UplinkError, chain, lock};
 use crate::link;
 use crate::outbox::OutboxError;
 use crate::payload::Envelope;
@@ -31,7 +31,7 @@ struct Opening {
 impl<T: From<Settled> + Send> MqttUplink<T> {
     /// Begins a look at the outbox, where there is a reason and room.
     pub(super) fn fetch(&mut self, session: &mut Session) -> Option<JoinHandle<Look>> {
-        if !session.more || !self.unsaid.is_empty() {
+        if !session.more || self.unsaid.len() > SAY_TOGETHER {
             return None;
         }
         let (room, alarms_only) = match self.delivery.room(session.urgent) {
@@ -146,6 +146,9 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 Action::Settle { seq, verdict } => {
                     let uplink = &self.config.name;
                     debug!(uplink, seq, ?verdict, "settled");
+                    if self.unsaid.is_empty() {
+                        self.say_at = Instant::now() + SAY_WITHIN;
+                    }
                     self.unsaid.push_back(Settled {
                         uplink: self.config.index,
                         seq,
@@ -155,6 +158,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 Action::Drop { reason } => session.dropped = Some(reason),
             }
         }
+        self.say_together();
     }
 
     fn send(&self, session: &mut Session, message: SealedMessage) {

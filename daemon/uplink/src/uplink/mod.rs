@@ -21,7 +21,7 @@ use tokio::select;
 use tokio::sync::mpsc::Permit;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::commands::{self, IncomingCommand, Waiting};
@@ -42,6 +42,11 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long a stop then waits for room in the store's inbox. What is not said by then goes up again as well.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
+
+/// So many answers of the broker are told to the store together, each alone would wake its thread; fewer wait this long for
+/// company. The store itself lets them wait far longer before it commits them.
+const SAY_TOGETHER: usize = 32;
+const SAY_WITHIN: Duration = Duration::from_millis(20);
 
 /// The longest time between two looks at the outbox without having been woken.
 const SAFETY_LOOK: Duration = Duration::from_secs(30);
@@ -79,6 +84,7 @@ pub fn mqtt<T: From<Settled>>(
         outbox,
         settled,
         unsaid: VecDeque::new(),
+        say_at: handle.origin,
         delivery: Delivery::new(config.in_flight, config.keep_alive)
             .limited(config.rate_limit, overhead),
         share: Share::new(config.live_share),
@@ -126,8 +132,11 @@ pub struct MqttUplink<T> {
     topics: Topics,
     outbox: Arc<dyn Outbox>,
     settled: mpsc::Sender<T>,
-    /// Settled, and the inbox was full. While there is any, nothing is fetched, so that it holds one window at most.
+    /// Settled, and not told to the store yet. While there are many nothing is fetched, so that it holds one window more at
+    /// most.
     unsaid: VecDeque<Settled>,
+    /// When they are told at the latest.
+    say_at: Instant,
     delivery: Delivery,
     /// How live data and backlog stand.
     share: Share,
@@ -279,7 +288,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             select! {
                 () = &mut overdue => return,
                 permit = self.settled.reserve() => match permit {
-                    Ok(permit) => say(permit, &self.settled, &mut self.unsaid),
+                    Ok(permit) => say(permit, &mut self.unsaid),
                     Err(_) => return,
                 },
             }
@@ -294,7 +303,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 () = &mut over => return Ok(Outcome::Again),
                 () = wanted(&mut self.stop) => return Ok(Outcome::Stopped),
                 permit = self.settled.reserve(), if !self.unsaid.is_empty() => match permit {
-                    Ok(permit) => say(permit, &self.settled, &mut self.unsaid),
+                    Ok(permit) => say(permit, &mut self.unsaid),
                     Err(_) => return Err(inbox_closed(&self.config)),
                 },
             }
@@ -404,6 +413,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         let deleted = self.deleted.clone();
         loop {
             let held = self.delivery.wait(self.now());
+            let say_at = self.say_at;
             let happened = select! {
                 (driver, event) = &mut turn => {
                     turn.set(driver.next());
@@ -421,7 +431,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 }
                 Ok(()) = self.says.changed() => Happened::StatusChanged,
                 _ = ticks.tick() => Happened::Tick,
-                permit = inbox.reserve(), if !self.unsaid.is_empty() => match permit {
+                permit = reserve_at(say_at, &inbox), if !self.unsaid.is_empty() => match permit {
                     Ok(permit) => Happened::InboxFree(permit),
                     Err(_) => Happened::InboxClosed,
                 },
@@ -511,7 +521,10 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 }
                 self.look_back(session);
             }
-            Happened::InboxFree(permit) => say(permit, &self.settled, &mut self.unsaid),
+            Happened::InboxFree(permit) => {
+                say(permit, &mut self.unsaid);
+                self.say();
+            }
             Happened::InboxClosed if session.farewell != Farewell::None => {
                 return Ok(Some(Outcome::Stopped));
             }
@@ -635,6 +648,22 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         }
     }
 
+    /// Tells the store something once it is worth waking it, or nothing more is to be expected.
+    fn say_together(&mut self) {
+        if self.unsaid.len() >= SAY_TOGETHER || self.delivery.in_flight() == 0 {
+            self.say();
+        }
+    }
+
+    /// Says what the inbox has room for at once.
+    fn say(&mut self) {
+        while !self.unsaid.is_empty()
+            && let Ok(permit) = self.settled.try_reserve()
+        {
+            say(permit, &mut self.unsaid);
+        }
+    }
+
     /// What the store has deleted need not be remembered any more.
     fn forget(&mut self) {
         for seq in self.deleted.take() {
@@ -751,19 +780,19 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says what there is room for: one with the permit, more without waiting.
-fn say<T: From<Settled>>(
-    permit: Permit<'_, T>,
-    inbox: &mpsc::Sender<T>,
-    unsaid: &mut VecDeque<Settled>,
-) {
-    let mut place = Some(permit);
-    while let Some(permit) = place
-        && let Some(settled) = unsaid.pop_front()
-    {
+fn say<T: From<Settled>>(permit: Permit<'_, T>, unsaid: &mut VecDeque<Settled>) {
+    if let Some(settled) = unsaid.pop_front() {
         permit.send(settled.into());
-        place = inbox.try_reserve().ok();
     }
+}
+
+/// A place in the store's inbox, from a moment on.
+async fn reserve_at<T>(
+    at: Instant,
+    inbox: &mpsc::Sender<T>,
+) -> Result<Permit<'_, T>, mpsc::error::SendError<()>> {
+    sleep_until(at.into()).await;
+    inbox.reserve().await
 }
 
 /// A place for a command; `None` where nobody takes any more.
