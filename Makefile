@@ -1,6 +1,6 @@
 # The front door. `make demo` and `make test` are all that a newcomer needs; both install what they use.
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults fuzz soak lint bench bench-filters bench-languages modules modules-languages portability release clean tools rust
+.PHONY: help demo test aot faults fuzz soak lint bench bench-filters bench-languages modules modules-languages portability release clean tools rust
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -8,9 +8,13 @@ help: ## this list
 demo: modules ## build everything and run the main job on simulated sensors for 30 s
 	cargo run --quiet --locked -- demo --for 30s
 
-test: lint modules tools ## everything that continuous integration runs
+test: lint modules aot tools ## everything that continuous integration runs
 	cd modules && CARGO_TARGET_DIR=target cargo test --quiet --locked --workspace
 	cargo test --locked --workspace --features test-faults
+
+aot: modules ## every shipped module compiled as for plain riscv64gc and aarch64, with the daemon's settings
+	cd cross/aot && CARGO_TARGET_DIR=../../target/aot cargo test --quiet --locked
+	cd cross/aot && CARGO_TARGET_DIR=../../target/aot cargo run --quiet --locked -- ../../modules/target/components ../../modules/target/simd-components
 
 faults: modules tools ## kills, power cuts, bad disks, lines and clocks, each many times over: under an hour; SEED=… CASES=kill:17
 	cargo test --locked --features test-faults --test faults-all
@@ -27,6 +31,7 @@ soak: ## a three-week outage, compressed: 20 million readings and 500 alarms int
 lint: modules ## formatting and lints, no warning allowed
 	cargo fmt --all --check
 	cd modules && cargo fmt --all --check
+	cd cross/aot && cargo fmt --check
 	cd modules && CARGO_TARGET_DIR=target cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	cargo clippy --quiet --locked --workspace --all-targets --features test-faults -- -D warnings
 
