@@ -231,6 +231,11 @@ fn judge(
         Refused::Unavailable(why.to_owned())
     })?;
     let gates = config.rollout.gates;
+    // In a chain without filters it has nothing to be as fast as; its deadline holds all the same.
+    let latency = match slots.is_empty() {
+        true => f64::INFINITY,
+        false => gates.latency,
+    };
     let wanted = Wanted {
         module: Module {
             manifest,
@@ -244,6 +249,7 @@ fn judge(
             mode: Mode::Shadow,
             time_limit: time,
             min_samples: request.samples.unwrap_or(gates.min_samples),
+            latency,
             ..gates
         },
         config,
