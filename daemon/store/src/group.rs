@@ -13,7 +13,8 @@ use crate::input::{AcknowledgeAlarms, CommandInput, Event, Orders, SourceGap};
 use crate::setup::Bounds;
 
 /// How long answers of an uplink wait for company when nothing else makes a commit: they are only bookkeeping, and
-/// waiting costs messages being sent twice after a crash, [`limits::SETTLED_TOGETHER`] at most.
+/// waiting costs messages being sent twice after a crash. They commit without it once there are
+/// [`limits::SETTLED_TOGETHER`].
 const SETTLE_LINGER: Duration = Duration::from_secs(1);
 
 /// From here on a receive window was announced and not guessed: see [`InFlight`].
