@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::thread::sleep;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
 use crate::gateway::{Gateway, Plan};
@@ -105,7 +105,7 @@ impl Kind {
             }
             Self::ReadOnly => can(
                 "break and repair a disk",
-                &["mkfs.ext4", "mount", "umount", "e2fsck"],
+                &["mkfs.ext4", "mount", "umount", "e2fsck", "strace"],
             ),
             Self::StartKill
             | Self::SyncKill
@@ -325,10 +325,14 @@ impl<'a> Run<'a> {
     fn read_only(mut self) -> Judged {
         let disk = Disk::new(64);
         let mut gateway = self.gateway(Site::new(), Plan::on(&disk));
-        for _ in 0..self.case.strikes {
+        for strike in 0..self.case.strikes {
             gateway.daemon.wait_ready();
             sleep(self.rng.millis(0..500));
-            disk.fail();
+            if strike % 2 == 0 {
+                disk.fail();
+            } else {
+                fail_in_a_sync(&gateway, &disk);
+            }
             gateway.wait_state("read-only");
             let stored = gateway.stored();
             sleep(self.rng.millis(0..1000));
@@ -677,6 +681,19 @@ fn attach(gateway: &Gateway<'_>, what: &str) -> Child {
     words.retain(|word| word != "-D" && word != "-f" && word != "--seccomp-bpf");
     words.extend(["-p".to_owned(), gateway.daemon.thread("writer").to_string()]);
     Command::new(&words[0]).args(&words[1..]).spawn().unwrap()
+}
+
+/// The disk turns read-only while the writer is in a sync, which is then told that all is well: what ext4 does where its journal is
+/// given up at the wrong moment.
+fn fail_in_a_sync(gateway: &Gateway<'_>, disk: &Disk) {
+    let lie = "fsync,fdatasync:retval=0:delay_enter=1000000:when=1";
+    let mut strace = attach(gateway, lie);
+    // There is a sync at least for every `linger` of 20 ms.
+    sleep(Duration::from_millis(500));
+    disk.fail();
+    sleep(Duration::from_millis(700));
+    signal(strace.id(), "TERM");
+    strace.wait().unwrap();
 }
 
 /// The first few, in words.

@@ -59,7 +59,7 @@ fn errors_of_the_disk() {
 
 #[test]
 fn a_disk_that_turns_read_only() {
-    check(Kind::ReadOnly, &[1]);
+    check(Kind::ReadOnly, &[2]);
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn all(seed: u64) -> Vec<Case> {
             Kind::Canary => vec![8; 6],
             Kind::NoSpace => vec![3; 6],
             Kind::WriteError | Kind::SyncError => (0..15).map(|n| 1 + n * n).collect(),
-            Kind::ReadOnly => vec![2; 4],
+            Kind::ReadOnly => vec![4; 6],
             Kind::Damage => vec![2; 6],
             Kind::SlowDisk => vec![2; 4],
             Kind::Brokers => vec![6; 5],

@@ -462,7 +462,7 @@ impl Writer {
 }
 
 /// What went wrong beside SQLite, in its words.
-fn io_failure(error: &std::io::Error) -> rusqlite::Error {
+pub(crate) fn io_failure(error: &std::io::Error) -> rusqlite::Error {
     use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let kind = error.kind();
     let code = if [StorageFull, QuotaExceeded].contains(&kind) {

@@ -22,7 +22,7 @@ use crate::place::Place;
 use crate::reader::{ReadError, Reader};
 use crate::reserve::Reserve;
 use crate::setup::Setup;
-use crate::trouble::{CommitError, Pressure, Trouble};
+use crate::trouble::{CommitError, Pressure, Trouble, io_failure};
 use crate::verify::Recounter;
 
 /// First and longest wait before a failed commit is tried again.
@@ -502,6 +502,7 @@ impl Writer {
         };
         // SQLite goes on writing to a file that was deleted.
         self.place.check()?;
+        self.lock.touch().map_err(|error| io_failure(&error))?;
         Ok(written)
     }
 
@@ -563,10 +564,12 @@ impl Writer {
 
     fn checkpoint(&self) -> Result<(), rusqlite::Error> {
         match &self.database {
-            Some((conn, _)) if self.pressure.is_tight() => self.wal.write_back(conn),
-            Some((conn, _)) => self.wal.checkpoint(conn, &self.setup.bounds),
-            None => Ok(()),
+            Some((conn, _)) if self.pressure.is_tight() => self.wal.write_back(conn)?,
+            Some((conn, _)) => self.wal.checkpoint(conn, &self.setup.bounds)?,
+            None => return Ok(()),
         }
+        // The next commit overwrites the log, which nothing but a durable database can replace.
+        self.lock.touch().map_err(|error| io_failure(&error))
     }
 }
 
