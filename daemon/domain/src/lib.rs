@@ -6,6 +6,7 @@
 pub mod alarm;
 pub mod backoff;
 pub mod batch;
+pub mod channel;
 pub mod command;
 pub mod cover;
 pub mod delivery;

@@ -91,3 +91,27 @@ pub const IDENTITIES: u32 = 65_536;
 pub const LATENESS: Duration = Duration::from_secs(2);
 /// How long a commit group waits for company.
 pub const LINGER: Duration = Duration::from_millis(100);
+/// Letters of the name or version of a published module, and of a channel's name.
+pub const NAME_BYTES: usize = 64;
+/// A release document, which holds a manifest. A larger one is refused.
+pub const RELEASE_BYTES: usize = 512 * 1024;
+/// A module's golden vectors. A larger file is refused.
+pub const VECTORS_BYTES: usize = 4 * 1024 * 1024;
+/// A module's bill of materials. A larger one is refused.
+pub const SBOM_BYTES: usize = 1024 * 1024;
+/// A module's provenance. A larger one is refused.
+pub const PROVENANCE_BYTES: usize = 64 * 1024;
+/// A channel document. A larger one is refused.
+pub const CHANNEL_BYTES: usize = 256 * 1024;
+/// Modules of one channel. A document with more is refused.
+pub const CHANNEL_MODULES: usize = 256;
+/// The last epoch of a channel: beyond 2^53 readers of JSON lose digits.
+pub const CHANNEL_EPOCH_MOST: u64 = 1 << 53;
+/// Waves of one channel document. One with more is refused.
+pub const CHANNEL_WAVES: usize = 16;
+/// How long after its document a wave may come.
+pub const CHANNEL_WAVE_AFTER: Duration = Duration::from_hours(90 * 24);
+/// The greatest factor of a channel's gate: a greater one would judge nothing.
+pub const GATE_FACTOR: f64 = 1000.0;
+/// The longest time that a channel's gate gives a candidate.
+pub const GATE_TIME: Duration = Duration::from_hours(30 * 24);
