@@ -2,7 +2,7 @@
 //! changed in a running gateway is changed through it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Take, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use tokio::net::UnixListener;
 const PATH_BYTES: usize = 107;
 /// How long the daemon may take to answer. An action is answered after its commit.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The largest answer that is read.
+/// The largest answer that is read; of one that comes in lines, the largest line.
 const ANSWER_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The socket of a gateway.
@@ -94,7 +94,8 @@ pub(crate) fn post(state_dir: &Path, action: &str, body: &Value) -> anyhow::Resu
     read_answer(&answer)
 }
 
-/// Sends bytes to the running gateway, and hands on each line of JSON that it answers, as it comes. Ends with the answer.
+/// Sends bytes to the running gateway, and hands on each line of JSON that it answers, as it comes. Ends with the answer,
+/// which may be of any length.
 ///
 /// # Errors
 /// As [`post`], and what `each` says.
@@ -117,7 +118,7 @@ pub(crate) fn follow(
         .write_all(head.as_bytes())
         .and_then(|()| stream.write_all(body))
         .with_context(silent)?;
-    let mut answer = BufReader::new(stream.take(ANSWER_BYTES));
+    let mut answer = BufReader::new(stream).take(ANSWER_BYTES);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if answer.read_line(&mut head).with_context(silent)? == 0 {
@@ -128,11 +129,26 @@ pub(crate) fn follow(
         answer.read_to_string(&mut head).with_context(silent)?;
         return read_answer(&head).map(drop);
     }
-    for line in answer.lines() {
-        let line = line.context("the connection to the gateway broke")?;
-        each(serde_json::from_str(&line).context("the gateway answered a line that is no JSON")?)?;
+    while let Some(line) = next_line(&mut answer)? {
+        each(
+            serde_json::from_slice(&line).context("the gateway answered a line that is no JSON")?,
+        )?;
     }
     Ok(())
+}
+
+/// The next line, within the bound of its own; `None` at the end.
+fn next_line(answer: &mut Take<BufReader<UnixStream>>) -> anyhow::Result<Option<Vec<u8>>> {
+    answer.set_limit(ANSWER_BYTES);
+    let mut line = Vec::new();
+    answer
+        .read_until(b'\n', &mut line)
+        .context("the connection to the gateway broke")?;
+    anyhow::ensure!(
+        line.ends_with(b"\n") || answer.limit() > 0,
+        "the gateway answered a line of more than {ANSWER_BYTES} bytes, which is not read to its end"
+    );
+    Ok((!line.is_empty()).then_some(line))
 }
 
 fn connect(path: &Path) -> anyhow::Result<UnixStream> {
@@ -210,6 +226,43 @@ mod tests {
             Err("the gateway answered 500 and no JSON"),
         );
         check("nonsense", Err("the gateway's answer is not HTTP"));
+    }
+
+    #[test]
+    fn an_answer_in_lines_has_no_end_that_a_line_does_not_have() {
+        let follow_lines = |line: String, count: usize| {
+            let dir = tempfile::tempdir().unwrap();
+            let listener = std::os::unix::net::UnixListener::bind(path(dir.path())).unwrap();
+            let gateway = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = BufReader::new(stream.try_clone().unwrap());
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    request.read_line(&mut head).unwrap();
+                }
+                stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+                // Who has read enough hangs up.
+                (0..count).try_for_each(|_| stream.write_all(line.as_bytes()))
+            });
+            let mut lines = 0;
+            let followed = follow(dir.path(), "/try", b"", |value| {
+                assert!(value["rows"].is_string());
+                lines += 1;
+                Ok(())
+            });
+            let sent = gateway.join().unwrap();
+            (lines, followed.map_err(|error| error.to_string()), sent)
+        };
+        let line = |bytes: usize| format!("{{\"rows\":\"{}\"}}\n", "x".repeat(bytes));
+        let whole = usize::try_from(ANSWER_BYTES).unwrap();
+
+        let (lines, followed, sent) = follow_lines(line(1 << 20), 40);
+        sent.unwrap();
+        assert_eq!((lines, followed), (40, Ok(())));
+        let (lines, followed, _) = follow_lines(line(whole), 1);
+        let error = followed.unwrap_err();
+        assert!(error.contains("more than 16777216 bytes"), "{error}");
+        assert_eq!(lines, 0);
     }
 
     #[tokio::test]
