@@ -11,6 +11,7 @@
 mod support;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -97,19 +98,13 @@ fn each_part_gives_what_it_says_and_hostile_ones_are_bounded() {
             "{hostile}: {pipelines}"
         );
     }
-    let filters = daemon.json("/api/v1/pipelines");
-    let filter = |pipeline: &str| {
-        let mut all = filters["items"].as_array().unwrap().iter();
-        let found = all.find(|item| item["name"] == pipeline).unwrap();
-        found["filters"][0].clone()
-    };
     for (pipeline, kind, detail) in [
         ("flood", "timeout", "CPU time"),
         ("random", "invalid", "1048576 random bytes at once"),
         ("exit", "invalid", "it ends itself, with success"),
         ("handles", "invalid", ""),
     ] {
-        let filter = filter(pipeline);
+        let filter = filter_of(&daemon, pipeline);
         assert!(filter["failures"][kind].as_u64().unwrap() > 0, "{filter}");
         let error = filter["last_error"].as_str().unwrap();
         assert!(error.contains(detail), "{error}");
@@ -118,6 +113,196 @@ fn each_part_gives_what_it_says_and_hostile_ones_are_bounded() {
     let lines = daemon.log().matches("a line of a flood").count();
     assert!((1..=30).contains(&lines), "{lines}");
     assert_eq!(daemon.stop(), 0);
+}
+
+/// A site with files, of which it gives one directory, and a pipeline for each of the guest's behaviours.
+fn site_with_files(place: &Site, broker: &Broker, policy: &str, behaviours: &[&str]) -> PathBuf {
+    let root = place.path("files");
+    let given = root.join("calibration");
+    if !given.exists() {
+        std::fs::create_dir_all(given.join("sub")).unwrap();
+        std::fs::write(root.join("secret"), "secret").unwrap();
+        std::fs::write(given.join("factor"), "1.0625").unwrap();
+        std::fs::write(given.join("sub/deep"), "deep").unwrap();
+        let large = std::fs::File::create(given.join("sub/large")).unwrap();
+        large.set_len(32 << 20).unwrap();
+        std::os::unix::fs::symlink("sub/deep", given.join("inside")).unwrap();
+        std::os::unix::fs::symlink("../secret", given.join("outside")).unwrap();
+        let pipe = Command::new("mkfifo").arg(given.join("pipe")).status();
+        assert!(pipe.unwrap().success());
+    }
+    let mut rest = format!(
+        "[modules]\nallow-unsigned = true\ndir = \"{}\"\n[policy]\ngrants = [\"wasi\", \"wasi:clocks\"]\n{policy}\n",
+        hostile_components().display()
+    );
+    for behaviour in behaviours {
+        rest += &format!(
+            "[pipeline.{behaviour}]\nfrom = [\"plant\"]\n\
+             filters = [{{ module = \"reader\", settings = {{ behaviour = \"{behaviour}\" }} }}]\n\
+             to = [{{ uplink = \"cloud\", send = \"readings\" }}]\n"
+        );
+    }
+    configuration(place, broker, &rest)
+}
+
+fn directory_policy(place: &Site) -> String {
+    let root = place.path("files");
+    format!(
+        "directory-root = \"{}\"\ndirectories = [\"calibration\"]",
+        root.display()
+    )
+}
+
+#[test]
+fn a_directory_is_read_and_nothing_beyond_it_and_nothing_is_written() {
+    let place = Site::new();
+    let broker = Broker::start(&place, "broker");
+    let collector = Collector::start(broker.port, "tidegate/#");
+    let behaviours = ["try", "hoard", "gulp", "endlessly"];
+    let config = site_with_files(&place, &broker, &directory_policy(&place), &behaviours);
+    let given = place.path("files/calibration");
+    let listed = || {
+        let names = std::fs::read_dir(&given).unwrap();
+        let mut names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = listed();
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/line1", [numbered(0)]);
+    daemon.wait_received("plant", 1);
+    daemon.wait_delivered();
+
+    let readings = collector.items("readings");
+    for (attempt, expect) in [
+        ("read", "1.0625"),
+        ("streamed", "1.0625"),
+        ("deep", "deep"),
+        ("inside", "deep"),
+        ("names", "factor inside outside pipe sub"),
+        ("size", "6"),
+        ("above", "not-permitted"),
+        ("around", "not-permitted"),
+        ("absolute", "not-permitted"),
+        ("outside", "not-permitted"),
+        ("peeked", "not-permitted"),
+        ("pipe", "not-permitted"),
+        ("absent", "no-entry"),
+        ("created", "read-only"),
+        ("truncated", "read-only"),
+        ("written", "read-only"),
+        ("appended", "read-only"),
+        ("removed", "read-only"),
+        ("directory", "read-only"),
+        ("renamed", "read-only"),
+        ("linked", "read-only"),
+    ] {
+        let mut found = readings.iter().filter(|item| item["series"] == attempt);
+        let value = found.next().map(|item| &item["value"]);
+        assert_eq!(value, Some(&Value::from(expect)), "{attempt}: {readings:?}");
+    }
+    assert_eq!(listed(), before);
+    let factor = std::fs::read_to_string(given.join("factor")).unwrap();
+    assert_eq!(factor, "1.0625");
+
+    for (pipeline, kind, detail) in [
+        ("hoard", "invalid", "more than 32 files open at once"),
+        ("gulp", "invalid", "more than 16777216 bytes of files"),
+        ("endlessly", "timeout", "CPU time"),
+    ] {
+        let filter = filter_of(&daemon, pipeline);
+        let error = filter["last_error"].as_str().unwrap();
+        assert!(filter["failures"][kind].as_u64().unwrap() > 0, "{filter}");
+        assert!(error.contains(detail), "{error}");
+    }
+
+    // Another place for the directory is another generation, and the files of that are read.
+    let moved = place.path("moved");
+    std::fs::create_dir_all(moved.join("calibration")).unwrap();
+    std::fs::write(moved.join("calibration/factor"), "2.5").unwrap();
+    let generation = |daemon: &Daemon| pipeline_of(daemon, "try")["generation"].clone();
+    let first = generation(&daemon);
+    let text = std::fs::read_to_string(&config).unwrap();
+    let elsewhere = text.replace(
+        place.path("files").to_str().unwrap(),
+        moved.to_str().unwrap(),
+    );
+    place.write("tidegate.toml", &elsewhere);
+    daemon.signal("HUP");
+    wait_for("the other generation", || {
+        (generation(&daemon) != first).then_some(())
+    });
+    broker.publish("plant/line1", [numbered(1)]);
+    wait_for("what the other file says", || {
+        let readings = collector.items("readings");
+        let mut read = readings.iter().filter(|item| item["series"] == "read");
+        read.any(|item| item["value"] == "2.5").then_some(())
+    });
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_directory_that_the_site_does_not_give_is_refused_and_one_that_is_absent_is_told() {
+    let place = Site::new();
+    let broker = Broker::start(&place, "broker");
+    let config = site_with_files(&place, &broker, "", &["try"]);
+    let output = run_refused(&config);
+    let text = String::from_utf8_lossy(&output.stderr);
+    let why = "directory:calibration: `calibration` is not among the site's `[policy] directories`";
+    assert!(text.contains(why), "{text}");
+    let (json, text) = inspect(&config, "reader.wasm");
+    assert_eq!(
+        json["wants"],
+        serde_json::json!(["directory:calibration", "wasi", "wasi:clocks"])
+    );
+    assert_eq!(json["gets"], serde_json::json!(["wasi", "wasi:clocks"]));
+    assert_eq!(json["refused"][0]["import"], "directory:calibration");
+    assert!(text.contains(&format!("\nrefused {why}\n")), "{text}");
+
+    let config = site_with_files(&place, &broker, &directory_policy(&place), &["try"]);
+    let given = place.path("files/calibration");
+    let word = format!("directory:calibration={}", given.display());
+    let (json, text) = inspect(&config, "reader.wasm");
+    assert_eq!(
+        json["gets"],
+        serde_json::json!([word, "wasi", "wasi:clocks"])
+    );
+    assert_eq!(json["refused"], serde_json::json!([]));
+    assert_eq!(json["problems"], serde_json::json!([]));
+    assert!(
+        text.contains(&format!("\ngets    {word}, wasi, wasi:clocks\n")),
+        "{text}"
+    );
+    std::fs::remove_dir_all(&given).unwrap();
+    std::os::unix::fs::symlink("/etc", &given).unwrap();
+    let (json, text) = inspect(&config, "reader.wasm");
+    let problem = json["problems"][0].as_str().unwrap();
+    assert!(
+        problem.contains("it leads out of `policy.directory-root`"),
+        "{problem}"
+    );
+    assert!(text.contains(&format!("\nproblem {problem}\n")), "{text}");
+
+    // At run time the filter fails, and says the same; the gateway goes on.
+    let mut daemon = Daemon::start(&config);
+    broker.publish("plant/line1", [numbered(0)]);
+    daemon.wait_received("plant", 1);
+    wait_for("its failure", || {
+        let error = filter_of(&daemon, "try")["last_error"].clone();
+        error.as_str()?.contains("it leads out of").then_some(())
+    });
+    assert_eq!(daemon.stop(), 0);
+}
+
+fn pipeline_of(daemon: &Daemon, name: &str) -> Value {
+    let pipelines = daemon.json("/api/v1/pipelines");
+    let mut all = pipelines["items"].as_array().unwrap().iter();
+    all.find(|item| item["name"] == name).unwrap().clone()
+}
+
+/// The one filter of a pipeline.
+fn filter_of(daemon: &Daemon, pipeline: &str) -> Value {
+    pipeline_of(daemon, pipeline)["filters"][0].clone()
 }
 
 #[test]

@@ -571,7 +571,7 @@ pub(crate) fn pipeline(
             let module = loaded
                 .get(&filter.module)
                 .context("every named module was loaded")?;
-            Ok(slot(filter, module, &policy, &config.policy.limits))
+            Ok(slot(filter, module, &policy, &config.policy))
         })
         .collect::<anyhow::Result<Vec<SlotConfig>>>()?;
     let chain = pipeline::PipelineConfig {
@@ -588,10 +588,10 @@ pub(crate) fn slot(
     filter: &config::Filter,
     module: &Arc<LoadedModule>,
     policy: &BTreeSet<Grant>,
-    site: &config::Limits,
+    site: &config::Policy,
 ) -> SlotConfig {
     // What the site writes is the ceiling for what the manifest wants.
-    let ceiling = filter.limits.ceiling(site);
+    let ceiling = filter.limits.ceiling(&site.limits);
     SlotConfig {
         filter: filter.name.clone(),
         module: Arc::clone(module),
@@ -606,6 +606,7 @@ pub(crate) fn slot(
             ..SlotLimits::granted(&module.manifest.limits, &ceiling)
         },
         grants: grants::granted(&module.manifest, policy, !filter.secrets.is_empty()),
+        directories: grants::directories(&module.manifest, &site.directories),
         secrets: rollouts::secrets(filter),
     }
 }
@@ -723,6 +724,7 @@ fn decoder_module(
                 &decoder.limits.ceiling(&config.policy.limits),
             ),
             grants: grants::granted(&module.manifest, &policy(config)?, secrets_named),
+            directories: grants::directories(&module.manifest, &config.policy.directories),
             secrets: module_secrets(&decoder.secrets),
         },
         state.get(&key),

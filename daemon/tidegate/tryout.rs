@@ -372,7 +372,7 @@ fn slot(
             )
         });
     }
-    let slot = gateway::slot(&filter, module, &policy, &config.policy.limits);
+    let slot = gateway::slot(&filter, module, &policy, &config.policy);
     Ok(slot)
 }
 

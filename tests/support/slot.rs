@@ -52,6 +52,7 @@ pub(crate) fn pipeline(
             settings,
             on_failure: OnFailure::Quarantine,
             grants: [Grant::State, Grant::Alarm].into(),
+            directories: BTreeMap::new(),
             secrets: BTreeMap::new(),
         }],
     };

@@ -36,6 +36,8 @@ pub const TEXT_BYTES: usize = 16 * 1024;
 pub const OUTBOX_ITEM_BYTES: usize = 64 * 1024;
 /// Linear memory of one filter instance. A filter that asks for more traps.
 pub const FILTER_MEMORY_BYTES: usize = 16 * 1024 * 1024;
+/// Directories that a site names for modules, and that one manifest asks for.
+pub const DIRECTORIES: usize = 16;
 /// Series that one call of a filter's `tick` is about. With more of them there are more calls.
 pub const TICK_SERIES: usize = 1024;
 /// Time between two ticks of a filter whose manifest does not say.

@@ -22,7 +22,7 @@ use crate::columns;
 use crate::contract::{Fault, GuestBatch, bytes, cut};
 use crate::decode::{DecodeFailure, Decoded};
 use crate::engine::{Profile, Runtime};
-use crate::grants::Grant;
+use crate::grants::{Directories, Grant};
 use crate::guest::{Called, Failure, Function, Guest};
 use crate::host::{Call, Context, LogRate, Secret};
 use crate::manifest::{LoadedModule, SlotLimits};
@@ -53,6 +53,8 @@ pub struct DecoderConfig {
     pub limits: SlotLimits,
     /// What it may import; see [`crate::grants::granted`].
     pub grants: BTreeSet<Grant>,
+    /// The directories that it may read in; see [`crate::grants::directories`].
+    pub directories: Directories,
     /// The secrets that the site named for it, by the names that the module knows them by.
     pub secrets: BTreeMap<String, Secret>,
 }
@@ -155,10 +157,18 @@ impl ModuleDecoder {
             settings,
             limits,
             grants,
+            directories,
             secrets,
         } = config;
         let manifest = &module.manifest;
-        let guest = Guest::in_place(runtime, &module, Role::Decoder, &settings, &grants, limits)?;
+        let guest = Guest::in_place(
+            runtime,
+            &module,
+            Role::Decoder,
+            &settings,
+            (&grants, &directories),
+            limits,
+        )?;
         let decode = guest
             .function::<Parameters<'static>, Results>(DECODE)
             .map_err(|detail| SlotError::link(manifest, detail))?;
@@ -173,6 +183,7 @@ impl ModuleDecoder {
             module: format!("{} {}", manifest.name, manifest.version),
             settings,
             secrets,
+            directories,
             limits: *guest.limits(),
             log: LogRate::default(),
             stats,

@@ -25,7 +25,7 @@ use tidegate_domain::{Arrival, Message};
 use crate::chain::PipelineError;
 use crate::decoder::{DecodedByModule, DecoderConfig, ModuleDecoder};
 use crate::engine::Runtime;
-use crate::grants::{self, Grant};
+use crate::grants::{self, Directories, Grant};
 use crate::host::Secret;
 use crate::manifest::{LoadedModule, SlotLimits};
 use crate::test_vectors::{Row, Time, VectorError, VectorResult, nanoseconds, no_settings, stored};
@@ -124,6 +124,7 @@ fn run(
         settings: vector.settings.clone(),
         limits: SlotLimits::granted(&module.manifest.limits, &SlotLimits::default()),
         grants: grants::granted(&module.manifest, &policy, !secrets.is_empty()),
+        directories: Directories::new(),
         secrets,
     };
     let mut decoder =

@@ -1,12 +1,13 @@
 //! What a module may import (promise 3): compared by exact name before anything is linked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Wasi;
+use crate::host::{self, Wasi};
 use crate::inspect::{ImportName, Inspection};
 use crate::manifest::{Manifest, StateKind};
 use crate::worlds::{self, Role};
@@ -118,6 +119,64 @@ pub fn granted(
         .collect()
 }
 
+/// Directories, read-only: by the name of each the root that it lies in, under that name.
+pub type Directories = BTreeMap<String, PathBuf>;
+
+/// What stands before a directory's name where grants are listed.
+const DIRECTORY: &str = "directory:";
+
+/// The directories that a slot gets: those that the manifest wants and the site gives.
+#[must_use]
+pub fn directories(manifest: &Manifest, site: &Directories) -> Directories {
+    let wanted = site
+        .iter()
+        .filter(|(name, _)| manifest.directories.contains(*name));
+    wanted
+        .map(|(name, root)| (name.clone(), root.clone()))
+        .collect()
+}
+
+/// Why a directory cannot be opened now; `None` where it can.
+#[must_use]
+pub fn directory_problem(root: &Path, name: &str) -> Option<String> {
+    host::directory_problem(root, name)
+}
+
+/// What a manifest asks for, in words.
+#[must_use]
+pub fn wanted_words(manifest: &Manifest) -> BTreeSet<String> {
+    let grants = manifest.grants.iter().map(ToString::to_string);
+    let directories = manifest.directories.iter();
+    grants
+        .chain(directories.map(|name| format!("{DIRECTORY}{name}")))
+        .collect()
+}
+
+/// What is given, in words; a directory with its path, since another path is another grant.
+#[must_use]
+pub fn given_words(grants: &BTreeSet<Grant>, directories: &Directories) -> BTreeSet<String> {
+    let grants = grants.iter().map(ToString::to_string);
+    grants
+        .chain(
+            directories
+                .iter()
+                .map(|(name, root)| given_word(name, root)),
+        )
+        .collect()
+}
+
+/// One directory in words.
+#[must_use]
+pub fn given_word(name: &str, root: &Path) -> String {
+    format!("{DIRECTORY}{name}={}", root.join(name).display())
+}
+
+/// Whether a directory of this name is among what was given.
+pub(crate) fn names_directory(words: &BTreeSet<String>, name: &str) -> bool {
+    let mut named = words.iter().filter_map(|word| word.strip_prefix(DIRECTORY));
+    named.any(|named| named.split('=').next() == Some(name))
+}
+
 /// The interfaces of the contract; every version so far has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interface {
@@ -207,7 +266,7 @@ pub(crate) enum LeadsTo {
 /// One import that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refusal {
-    /// The import, by full name and version.
+    /// The import, by full name and version; or `directory:` and the name of one.
     pub import: ImportName,
     /// Why, and what would let it in.
     pub why: String,
@@ -240,6 +299,7 @@ pub(crate) fn check(
     manifest: &Manifest,
     inspection: &Inspection,
     grants: &BTreeSet<Grant>,
+    directories: &Directories,
 ) -> Result<Vec<Linked>, NotGranted> {
     let mut linked = Vec::new();
     let mut refused = Vec::new();
@@ -255,6 +315,14 @@ pub(crate) fn check(
             }),
         }
     }
+    for name in &manifest.directories {
+        if !directories.contains_key(name) {
+            refused.push(Refusal {
+                import: ImportName(format!("{DIRECTORY}{name}")),
+                why: format!("`{name}` is not among the site's `[policy] directories`"),
+            });
+        }
+    }
     if refused.is_empty() {
         return Ok(linked);
     }
@@ -264,14 +332,15 @@ pub(crate) fn check(
     })
 }
 
-/// Every import of a module that these grants refuse; none when it can be linked. For `tidegate module test`.
+/// Every import and directory of a module that these grants refuse; none when it can be linked. For `tidegate module test`.
 #[must_use]
 pub fn refused(
     manifest: &Manifest,
     inspection: &Inspection,
     grants: &BTreeSet<Grant>,
+    directories: &Directories,
 ) -> Vec<Refusal> {
-    check(manifest, inspection, grants)
+    check(manifest, inspection, grants, directories)
         .err()
         .map_or_else(Vec::new, |error| error.refused)
 }

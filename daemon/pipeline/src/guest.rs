@@ -17,7 +17,7 @@ use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
 use crate::contract::cut;
 use crate::cpu::thread_time;
 use crate::engine::{MEMORIES, Profile, Runtime};
-use crate::grants::{self, Grant, Linked};
+use crate::grants::{self, Directories, Grant, Linked};
 use crate::host::{self, Call, MemoryExceeded, TableExceeded, Violation};
 use crate::manifest::{LoadedModule, SlotLimits};
 use crate::slot::SlotError;
@@ -110,7 +110,7 @@ impl Guest {
         module: &LoadedModule,
         role: Role,
         settings: &serde_json::Value,
-        grants: &BTreeSet<Grant>,
+        (grants, directories): (&BTreeSet<Grant>, &Directories),
         limits: SlotLimits,
     ) -> Result<Self, SlotError> {
         let manifest = &module.manifest;
@@ -120,7 +120,7 @@ impl Guest {
                 role: manifest.world.role(),
             });
         }
-        let imports = grants::check(manifest, &module.inspection, grants)?;
+        let imports = grants::check(manifest, &module.inspection, grants, directories)?;
         let problems = manifest.settings_problems(settings);
         if !problems.is_empty() {
             return Err(SlotError::Settings {

@@ -51,6 +51,10 @@ pub struct Manifest {
     /// The capabilities it wants; it gets those that the site's policy gives too.
     #[serde(default)]
     pub grants: BTreeSet<Grant>,
+    /// The directories it wants to read in, by the names that the site gives them; it finds each under `/NAME`. Takes the
+    /// grant `wasi`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub directories: BTreeSet<String>,
     /// The bounds it wants other than the defaults.
     #[serde(default)]
     pub limits: WantedLimits,
@@ -178,6 +182,9 @@ impl Manifest {
                 );
             }
         }
+        if let Some(why) = directories_problem(&manifest) {
+            return problem("directories", why);
+        }
         if let Some(schema) = &manifest.settings
             && let Err(error) = Schema::parse(schema)
         {
@@ -226,6 +233,36 @@ impl Manifest {
             Err(error) => vec![format!("the manifest's `settings`: {error}")],
         }
     }
+}
+
+/// What is wrong with the directories that a manifest wants.
+fn directories_problem(manifest: &Manifest) -> Option<String> {
+    let wanted = &manifest.directories;
+    if wanted.len() > limits::DIRECTORIES {
+        return Some(format!(
+            "{} of them; {} are possible",
+            wanted.len(),
+            limits::DIRECTORIES
+        ));
+    }
+    if let Some(name) = wanted.iter().find(|name| !is_directory_name(name)) {
+        return Some(format!(
+            "`{name}` is not made of 1 to 64 of a–z, 0–9 and `-`"
+        ));
+    }
+    (!wanted.is_empty() && !manifest.grants.contains(&Grant::Wasi)).then(|| {
+        format!(
+            "a directory is read through WASI: ask for `{}` in `grants` too",
+            Grant::Wasi
+        )
+    })
+}
+
+/// Whether a directory can have this name: one component of a path, and never `..`.
+#[must_use]
+pub fn is_directory_name(name: &str) -> bool {
+    let letters = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    (1..=64).contains(&name.len()) && name.bytes().all(letters)
 }
 
 /// Major, minor and patch of a semantic version; what follows `-` or `+` is not compared.

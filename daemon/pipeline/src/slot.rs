@@ -27,7 +27,7 @@ use crate::contract::{
     BatchRef, Contents, Parameters, Results, TickParameters, TickResults, Verdict,
 };
 use crate::engine::{Profile, Runtime};
-use crate::grants::{Grant, NotGranted};
+use crate::grants::{Directories, Grant, NotGranted};
 use crate::guest::{Called, Failure, Function, Guest};
 use crate::host::{Call, Context, LogRate, Secret, SeriesColumn, StagedAlarm};
 use crate::inspect;
@@ -68,6 +68,8 @@ pub struct SlotConfig {
     pub limits: SlotLimits,
     /// What it may import; see [`crate::grants::granted`].
     pub grants: BTreeSet<Grant>,
+    /// The directories that it may read in; see [`crate::grants::directories`].
+    pub directories: Directories,
     /// The secrets that the site named for this slot, by the names that the module knows them by.
     pub secrets: BTreeMap<String, Secret>,
 }
@@ -186,10 +188,18 @@ impl Slot {
             on_failure,
             limits,
             grants,
+            directories,
             secrets,
         } = config;
         let manifest = &module.manifest;
-        let guest = Guest::in_place(runtime, &module, Role::Filter, &settings, &grants, limits)?;
+        let guest = Guest::in_place(
+            runtime,
+            &module,
+            Role::Filter,
+            &settings,
+            (&grants, &directories),
+            limits,
+        )?;
         let link = |detail| SlotError::link(manifest, detail);
         let process = guest
             .function::<Parameters<'static>, Results>(PROCESS)
@@ -222,6 +232,7 @@ impl Slot {
             module: format!("{} {}", manifest.name, manifest.version),
             settings,
             secrets,
+            directories,
             limits: *guest.limits(),
             log: LogRate::default(),
             stats,
@@ -658,13 +669,17 @@ impl Slot {
         let manifest = &self.module.manifest;
         let secrets: Vec<&String> = self.context.secrets.keys().collect();
         // Maps of serde_json are sorted: equal settings give equal text.
-        let text = serde_json::json!({
+        let mut text = serde_json::json!({
             "settings": self.context.settings,
             "grants": grants,
             "secrets": secrets,
             "limits": self.guest.limits(),
-        })
-        .to_string();
+        });
+        // Only where there are any, so that all others have the id that they had before there were directories.
+        if !self.context.directories.is_empty() {
+            text["directories"] = serde_json::json!(self.context.directories);
+        }
+        let text = text.to_string();
         SlotGeneration {
             filter: self.filter.clone(),
             module: manifest.name.clone(),

@@ -36,7 +36,7 @@ use tidegate_domain::{Arrival, Batch, Quality, Value};
 use crate::chain::{Pipeline, PipelineConfig, PipelineError};
 use crate::decoder_vectors;
 use crate::engine::Runtime;
-use crate::grants::{self, Grant};
+use crate::grants::{self, Directories, Grant};
 use crate::host::Secret;
 use crate::manifest::{LoadedModule, SlotLimits};
 use crate::slot::{OnFailure, SlotConfig};
@@ -253,6 +253,7 @@ fn run(
             on_failure: OnFailure::Quarantine,
             limits: SlotLimits::granted(&module.manifest.limits, ceiling),
             grants: grants::granted(&module.manifest, &policy, !secrets.is_empty()),
+            directories: Directories::new(),
             secrets,
         }],
     };

@@ -87,6 +87,7 @@ fn a_chain_allocates_nothing_for_a_row() {
             on_failure: OnFailure::Quarantine,
             limits: SlotLimits::default(),
             grants: BTreeSet::new(),
+            directories: BTreeMap::new(),
             secrets: BTreeMap::new(),
         }
     });

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tidegate_pipeline::grants::{self, Refusal};
+use tidegate_pipeline::grants::{self, Directories, Refusal};
 use tidegate_pipeline::symbolize::{DebugFile, Frame, SymbolizeError};
 use tidegate_pipeline::test_vectors::{VectorResult, run_vectors_within};
 use tidegate_pipeline::{
@@ -165,10 +165,10 @@ fn inspect(arguments: &Inspect) -> Result<u8, Failure> {
             .map_or_else(|| "none that this daemon knows".to_owned(), String::from)
     ))?;
     if let Some(of_site) = &of_site {
-        let words = |grants: &BTreeSet<Grant>| match grants.is_empty() {
+        let words = |words: &BTreeSet<String>| match words.is_empty() {
             true => "nothing".to_owned(),
             false => {
-                let words: Vec<&str> = grants.iter().map(|grant| grant.as_str()).collect();
+                let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 words.join(", ")
             }
         };
@@ -192,6 +192,16 @@ fn inspect(arguments: &Inspect) -> Result<u8, Failure> {
             Some(refused) => say(format_args!("refused {import}: {}", refused.why))?,
         }
     }
+    if let Some(of_site) = &of_site {
+        for refused in &of_site.refused {
+            if !found.imports.contains(&refused.import) {
+                say(format_args!("refused {}: {}", refused.import, refused.why))?;
+            }
+        }
+        for problem in &of_site.problems {
+            say(format_args!("problem {problem}"))?;
+        }
+    }
     for export in &found.exports {
         say(format_args!("export  {export}"))?;
     }
@@ -211,13 +221,15 @@ struct Inspected<'a> {
 #[derive(Serialize)]
 struct OfSite {
     /// What the manifest asks for.
-    wants: BTreeSet<Grant>,
+    wants: BTreeSet<String>,
     /// What of that the site gives.
-    gets: BTreeSet<Grant>,
+    gets: BTreeSet<String>,
     /// Imports that are let in.
     granted: Vec<ImportName>,
-    /// Those that are not, with the reason.
+    /// Those that are not, and directories likewise, with the reason.
     refused: Vec<Refusal>,
+    /// Directories that are given, and cannot be opened.
+    problems: Vec<String>,
 }
 
 fn of_site(config: &Path, file: &Path, found: &Inspection) -> Result<OfSite, Failure> {
@@ -240,13 +252,21 @@ fn of_site(config: &Path, file: &Path, found: &Inspection) -> Result<OfSite, Fai
             Decode::Json { .. } | Decode::Text | Decode::Csv { .. } => false,
         }));
     let gets = grants::granted(&manifest, &policy, secrets.any(|named| named));
-    let refused = grants::refused(&manifest, found, &gets);
+    let directories = grants::directories(&manifest, &config.policy.directories);
+    let refused = grants::refused(&manifest, found, &gets, &directories);
     let is_refused = |import: &&ImportName| refused.iter().any(|r| r.import == **import);
     let granted = found.imports.iter().filter(|import| !is_refused(import));
     Ok(OfSite {
         granted: granted.cloned().collect(),
-        wants: manifest.grants,
-        gets,
+        wants: grants::wanted_words(&manifest),
+        gets: grants::given_words(&gets, &directories),
+        problems: directories
+            .iter()
+            .filter_map(|(name, root)| {
+                let problem = grants::directory_problem(root, name)?;
+                Some(format!("directory:{name}: {problem}"))
+            })
+            .collect(),
         refused,
     })
 }
@@ -298,7 +318,12 @@ fn test(arguments: &Test) -> Result<u8, Failure> {
         &policy.iter().copied().collect(),
         vectors.is_some(),
     );
-    let refused = grants::refused(&loaded.manifest, &loaded.inspection, &grants);
+    let refused = grants::refused(
+        &loaded.manifest,
+        &loaded.inspection,
+        &grants,
+        &Directories::new(),
+    );
     let results = match &vectors {
         Some(vectors) if refused.is_empty() => {
             run_vectors_within(&runtime, &loaded, &policy, &ceiling, vectors)?

@@ -26,7 +26,8 @@ use std::path::Path;
 pub(crate) use bounds::Limits;
 pub(crate) use model::{
     Broker, ClockTrust, Config, Decode, EventTime, Filter, Full, Identity, IdentityBy, Modules,
-    MqttVersion, OnFailure, Pipeline, Route, Secret, Send, Source, SourceKind, TimeUnit, Uplink,
+    MqttVersion, OnFailure, Pipeline, Policy, Route, Secret, Send, Source, SourceKind, TimeUnit,
+    Uplink,
 };
 pub(crate) use report::Problems;
 pub(crate) use source::CORRELATION_DATA;

@@ -444,6 +444,8 @@ pub(crate) struct Modules {
 pub(crate) struct Policy {
     /// Names of capabilities.
     pub(crate) grants: Vec<String>,
+    /// Directories that modules may read in, by name; each lies in the root beside it.
+    pub(crate) directories: BTreeMap<String, PathBuf>,
     /// What no filter's own limits go beyond.
     pub(crate) limits: Limits,
     /// What loading any module may use at most.

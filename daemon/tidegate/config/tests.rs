@@ -1282,6 +1282,8 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
         &["policy"],
         &[
             "grants",
+            "directory-root",
+            "directories",
             "limits",
             "module-size",
             "compile-time",

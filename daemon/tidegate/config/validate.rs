@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidegate_domain::{alarm, limits};
+use tidegate_pipeline::manifest::is_directory_name;
 
 use super::bounds::{limits as limits_of, loading};
 use super::model::{
@@ -56,6 +57,7 @@ const CAPABILITIES: [&str; 9] = [
     "wasi:random",
     "wasi:stdout",
 ];
+const DIRECTORY_ROOT: &str = "/etc/tidegate/files";
 const ROOT: &str = "/etc/tidegate/root.json";
 const POLL: Duration = Duration::from_mins(15);
 const POLL_MIN: Duration = Duration::from_mins(1);
@@ -530,12 +532,14 @@ fn policy(cx: &mut Checker, root: &mut Section<'_>) -> Policy {
     if written.is_none() {
         section.default(cx, "grants", &format!("{GRANTS:?}"));
     }
+    let directories = directories(cx, &mut section);
     let limits = limits_of(cx, &mut section);
     let loading = loading(cx, &mut section);
     section.finish(cx);
     let Some(written) = written else {
         return Policy {
             grants: GRANTS.map(str::to_owned).to_vec(),
+            directories,
             limits,
             loading,
         };
@@ -555,9 +559,39 @@ fn policy(cx: &mut Checker, root: &mut Section<'_>) -> Policy {
     }
     Policy {
         grants: written.into_iter().map(|grant| grant.value).collect(),
+        directories,
         limits,
         loading,
     }
+}
+
+/// The directories that modules may read in, each with the root that it lies in.
+fn directories(cx: &mut Checker, section: &mut Section<'_>) -> BTreeMap<String, PathBuf> {
+    let root = section.text_or(cx, "directory-root", DIRECTORY_ROOT);
+    check_path(cx, &root);
+    let root = cx.resolve(&root.value);
+    let written = section.texts(cx, "directories");
+    if written.is_none() {
+        section.default(cx, "directories", "[]");
+    }
+    let mut found = BTreeMap::new();
+    for name in written.unwrap_or_default() {
+        if !is_directory_name(&name.value) {
+            let message = format!("`{}` is no name of a directory", name.value.escape_debug());
+            let help = "write the name that it has in `directory-root`, made of 1 to 64 of a–z, 0–9 and `-`";
+            cx.error(name.place, message, help.to_owned());
+        } else if found.contains_key(&name.value) {
+            let message = format!("`{}` is named twice", name.value);
+            cx.error(name.place, message, "remove one of the two".to_owned());
+        } else if found.len() >= limits::DIRECTORIES {
+            let message = format!("more than {} directories", limits::DIRECTORIES);
+            cx.error(name.place, message, "put several into one".to_owned());
+            break;
+        } else {
+            found.insert(name.value, root.clone());
+        }
+    }
+    found
 }
 
 fn check_path(cx: &mut Checker, path: &At<String>) {

@@ -126,7 +126,9 @@ impl Maker<'_> {
             let filters = &self.config.pipelines[index].filters;
             let filter = filters.iter().find(|filter| filter.name == spec.filter);
             let secrets = filter.map(secrets).unwrap_or_default();
-            SlotConfig::restore(spec, module, &policy, secrets).map_err(anyhow::Error::msg)
+            let directories = &self.config.policy.directories;
+            SlotConfig::restore(spec, module, &policy, directories, secrets)
+                .map_err(anyhow::Error::msg)
         });
         let slots = slots.collect::<anyhow::Result<Vec<SlotConfig>>>();
         slots.context("a generation on record cannot be made again")
@@ -306,12 +308,7 @@ impl Maker<'_> {
             .map(|filter| {
                 let module = found.get(&filter.module);
                 let module = module.context("every named module was loaded")?;
-                Ok(gateway::slot(
-                    filter,
-                    module,
-                    &policy,
-                    &self.config.policy.limits,
-                ))
+                Ok(gateway::slot(filter, module, &policy, &self.config.policy))
             })
             .collect()
     }

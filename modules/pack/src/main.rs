@@ -76,6 +76,8 @@ struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tick_seconds: Option<u64>,
     grants: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    directories: BTreeSet<String>,
     limits: serde_json::Map<String, serde_json::Value>,
     min_daemon: String,
     license: String,
@@ -262,6 +264,13 @@ fn compare(manifest: &Manifest, imports: &BTreeSet<String>) -> Result<(), String
             manifest.grants
         ));
     }
+    let looks_up = |import: &String| import.starts_with("wasi:filesystem/preopens@");
+    if !manifest.directories.is_empty() && !imports.iter().any(looks_up) {
+        return Err(format!(
+            "`directories` asks for {:?}, the component imports no `wasi:filesystem/preopens`",
+            manifest.directories
+        ));
+    }
     let (series, global) = match manifest.state {
         State::None => (false, false),
         State::Global => (false, true),
@@ -353,6 +362,12 @@ mod tests {
         };
         let series = r#"{"series":{"width":8}}"#;
         assert!(check("[]", r#""none""#, &["types", "settings", "clock"]));
+        let directories = |imports: &[&str]| {
+            let grants = r#"["wasi"],"directories":["a"]"#;
+            check(grants, r#""none""#, imports)
+        };
+        assert!(directories(&["wasi:filesystem/preopens@0.2.3"]));
+        assert!(!directories(&["wasi:filesystem/types@0.2.3"]));
         assert!(check(r#"["state"]"#, series, &["series-state"]));
         assert!(check(
             r#"["state","alarm"]"#,

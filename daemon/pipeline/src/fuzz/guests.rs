@@ -164,6 +164,7 @@ pub fn decodings(input: &[u8]) -> bool {
         settings: serde_json::json!({}),
         limits: limits(),
         grants: BTreeSet::new(),
+        directories: BTreeMap::new(),
         secrets: BTreeMap::new(),
     };
     let mut decoder = ModuleDecoder::new(runtime(), config, None).unwrap();
@@ -298,6 +299,7 @@ fn pipeline(module: &Arc<LoadedModule>) -> Pipeline {
             on_failure: OnFailure::Drop,
             limits: limits(),
             grants: module.manifest.grants.clone(),
+            directories: BTreeMap::new(),
             secrets: BTreeMap::from([("key".to_owned(), Secret::new(b"Jefe".to_vec()))]),
             module: Arc::clone(module),
         }],

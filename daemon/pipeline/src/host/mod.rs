@@ -24,10 +24,10 @@ pub(crate) use self::alarm::StagedAlarm;
 pub(crate) use self::log::LogRate;
 pub use self::secrets::Secret;
 pub(crate) use self::series_state::SeriesColumn;
-pub(crate) use self::wasi::{Wasi, WasiCall};
+pub(crate) use self::wasi::{Wasi, WasiCall, directory_problem};
 use crate::bounds::SlotLimits;
 use crate::engine::{CORE_INSTANCES, MEMORIES, TABLES};
-use crate::grants::{Interface, LeadsTo, Linked};
+use crate::grants::{Directories, Interface, LeadsTo, Linked};
 use crate::state::GlobalView;
 use crate::stats::{FilterStats, Metric, PipelineStats};
 
@@ -40,6 +40,7 @@ pub(crate) struct Context {
     pub(crate) module: String,
     pub(crate) settings: serde_json::Value,
     pub(crate) secrets: BTreeMap<String, Secret>,
+    pub(crate) directories: Directories,
     pub(crate) limits: SlotLimits,
     pub(crate) log: LogRate,
     pub(crate) stats: Arc<PipelineStats>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tidegate_domain::rollout::SlotSpec;
 
 use super::{OnFailure, SlotConfig};
-use crate::grants::{self, Grant};
+use crate::grants::{self, Directories, Grant};
 use crate::host::Secret;
 use crate::manifest::LoadedModule;
 
@@ -15,7 +15,6 @@ impl SlotConfig {
     #[must_use]
     pub fn spec(&self) -> SlotSpec {
         let manifest = &self.module.manifest;
-        let words = |grants: &BTreeSet<Grant>| grants.iter().map(ToString::to_string).collect();
         SlotSpec {
             filter: self.filter.clone(),
             module: manifest.name.clone(),
@@ -24,14 +23,14 @@ impl SlotConfig {
             settings: self.settings.clone(),
             on_failure: self.on_failure.as_str().to_owned(),
             limits: serde_json::to_value(self.limits).unwrap_or_default(),
-            wants: words(&manifest.grants),
-            grants: words(&self.grants),
+            wants: grants::wanted_words(manifest),
+            grants: grants::given_words(&self.grants, &self.directories),
             secrets: self.secrets.keys().cloned().collect(),
         }
     }
 
-    /// What a stored text says, with the module that it names. It gets no grant that the site does not give any more;
-    /// `secrets` are those that the site names for the slot now.
+    /// What a stored text says, with the module that it names. It gets no grant that the site does not give any more:
+    /// `policy` and `directories` are what it gives now, `secrets` those that it names for the slot.
     ///
     /// # Errors
     /// What of it means nothing to this version.
@@ -39,6 +38,7 @@ impl SlotConfig {
         spec: &SlotSpec,
         module: Arc<LoadedModule>,
         policy: &BTreeSet<Grant>,
+        directories: &Directories,
         secrets: BTreeMap<String, Secret>,
     ) -> Result<Self, String> {
         let now = grants::granted(&module.manifest, policy, !secrets.is_empty());
@@ -53,6 +53,10 @@ impl SlotConfig {
             limits: serde_json::from_value(spec.limits.clone())
                 .map_err(|error| format!("its limits: {error}"))?,
             grants: grants.collect(),
+            directories: grants::directories(&module.manifest, directories)
+                .into_iter()
+                .filter(|(name, _)| grants::names_directory(&spec.grants, name))
+                .collect(),
             secrets: secrets
                 .into_iter()
                 .filter(|(name, _)| spec.secrets.contains(name))

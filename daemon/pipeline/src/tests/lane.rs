@@ -389,11 +389,19 @@ fn a_chain_is_made_again_from_what_is_recorded() {
     let text = serde_json::to_string(&spec).unwrap();
     let read = serde_json::from_str(&text).unwrap();
     let policy = BTreeSet::from([Grant::State, Grant::Log]);
-    let again = SlotConfig::restore(&read, Arc::clone(&module), &policy, BTreeMap::new()).unwrap();
+    let again = SlotConfig::restore(
+        &read,
+        Arc::clone(&module),
+        &policy,
+        &BTreeMap::new(),
+        BTreeMap::new(),
+    )
+    .unwrap();
     assert_eq!(again.spec(), spec);
     assert_eq!(again.limits, slot.config.limits);
     // What the site takes back is gone, whatever was recorded.
     let policy = BTreeSet::from([Grant::State]);
-    let again = SlotConfig::restore(&read, module, &policy, BTreeMap::new()).unwrap();
+    let again =
+        SlotConfig::restore(&read, module, &policy, &BTreeMap::new(), BTreeMap::new()).unwrap();
     assert_eq!(again.grants, BTreeSet::from([Grant::State]));
 }

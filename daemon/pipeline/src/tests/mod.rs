@@ -320,7 +320,12 @@ fn names_are_compared_exactly_though_the_linker_would_take_compatible_ones() {
     .unwrap();
     let inspection = inspect(&component).unwrap();
     let manifest = manifest(&Grant::ALL, StateKind::None);
-    let refused = grants::refused(&manifest, &inspection, &BTreeSet::from(Grant::ALL));
+    let refused = grants::refused(
+        &manifest,
+        &inspection,
+        &BTreeSet::from(Grant::ALL),
+        &BTreeMap::new(),
+    );
     let names: Vec<&str> = refused
         .iter()
         .map(|refusal| refusal.import.0.as_str())
@@ -1178,6 +1183,7 @@ impl Slot {
                 on_failure: OnFailure::Quarantine,
                 limits: SlotLimits::default(),
                 grants: module.manifest.grants.clone(),
+                directories: BTreeMap::new(),
                 secrets: BTreeMap::new(),
                 module,
             },

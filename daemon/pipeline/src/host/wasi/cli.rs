@@ -42,7 +42,7 @@ pub(super) fn link_exit(instance: &mut LinkerInstance<'_, Call>) -> wasmtime::Re
 
 pub(super) fn link_stdin(instance: &mut LinkerInstance<'_, Call>) -> wasmtime::Result<()> {
     instance.func_wrap("get-stdin", |mut cx: Cx<'_>, (): ()| {
-        handle(&mut cx, InputStream)
+        handle(&mut cx, InputStream::Ended)
     })
 }
 

@@ -2,7 +2,7 @@
 //! still during a call, and nothing sleeps.
 
 use wasmtime::StoreContextMut;
-use wasmtime::component::{ComponentType, LinkerInstance, Lower};
+use wasmtime::component::{ComponentType, Lift, LinkerInstance, Lower};
 
 use super::super::Call;
 use super::io::{Pollable, handle};
@@ -12,14 +12,23 @@ type Cx<'a> = StoreContextMut<'a, Call>;
 const SECOND: i64 = 1_000_000_000;
 
 /// `datetime`
-#[derive(Clone, Copy, ComponentType, Lower)]
+#[derive(Clone, Copy, ComponentType, Lift, Lower)]
 #[component(record)]
-struct Datetime {
+pub(super) struct Datetime {
     seconds: u64,
     nanoseconds: u32,
 }
 
 impl Datetime {
+    /// Seconds since the epoch and nanoseconds beyond; `None` before it.
+    pub(super) fn of(seconds: i64, nanoseconds: u32) -> Option<Self> {
+        let seconds = u64::try_from(seconds).ok()?;
+        Some(Self {
+            seconds,
+            nanoseconds,
+        })
+    }
+
     /// Nanoseconds since the epoch; what lies before it is the epoch.
     fn at(nanoseconds: i64) -> Self {
         let nanoseconds = nanoseconds.max(0);

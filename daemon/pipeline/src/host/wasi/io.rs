@@ -4,23 +4,29 @@ use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, LinkerInstance, Lower, Resource, ResourceType};
 
 use super::super::{Call, Violation, log};
+use super::filesystem::{Descriptor, ErrorCode};
 
 /// Bytes of a line; the rest of it is cut.
 const LINE_BYTES: usize = 4096;
 /// Bytes that a stream takes at once, as its contract says of blocking writes.
 const WRITE_BYTES: usize = 4096;
 
-/// `error`: none is ever made, since no stream fails otherwise than by its end.
+/// `error`: why a stream of a file failed; no other fails otherwise than by its end.
 #[derive(Debug)]
-pub(super) struct IoError;
+pub(super) struct IoError(pub(super) ErrorCode);
 
 /// `pollable`: always ready.
 #[derive(Debug)]
 pub(super) struct Pollable;
 
-/// `input-stream`: at its end.
+/// `input-stream`
 #[derive(Debug)]
-pub(super) struct InputStream;
+pub(super) enum InputStream {
+    /// At its end.
+    Ended,
+    /// A file's bytes, from a place on.
+    File { file: Descriptor, place: u64 },
+}
 
 /// `output-stream`
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +38,6 @@ pub(super) enum OutputStream {
 #[derive(ComponentType, Lower)]
 #[component(variant)]
 enum StreamError {
-    #[expect(dead_code, reason = "the type has it")]
     #[component(name = "last-operation-failed")]
     Failed(Resource<IoError>),
     #[component(name = "closed")]
@@ -96,7 +101,10 @@ pub(super) fn link_error(instance: &mut LinkerInstance<'_, Call>) -> wasmtime::R
     resource::<IoError>(instance, "error")?;
     instance.func_wrap(
         "[method]error.to-debug-string",
-        |_: Cx<'_>, (_,): (Resource<IoError>,)| Ok(("failed".to_owned(),)),
+        |cx: Cx<'_>, (error,): (Resource<IoError>,)| {
+            let IoError(code) = cx.data().wasi.table.get(&error)?;
+            Ok((format!("{code:?}"),))
+        },
     )
 }
 
@@ -127,16 +135,17 @@ pub(super) fn link_streams(instance: &mut LinkerInstance<'_, Call>) -> wasmtime:
     for name in ["read", "blocking-read"] {
         instance.func_wrap(
             &format!("[method]input-stream.{name}"),
-            |_: Cx<'_>, (_, _): (Resource<InputStream>, u64)| {
-                Ok((Err::<Vec<u8>, StreamError>(StreamError::Closed),))
+            |mut cx: Cx<'_>, (stream, length): (Resource<InputStream>, u64)| {
+                Ok((read(&mut cx, &stream, length)?,))
             },
         )?;
     }
     for name in ["skip", "blocking-skip"] {
         instance.func_wrap(
             &format!("[method]input-stream.{name}"),
-            |_: Cx<'_>, (_, _): (Resource<InputStream>, u64)| {
-                Ok((Err::<u64, StreamError>(StreamError::Closed),))
+            |mut cx: Cx<'_>, (stream, length): (Resource<InputStream>, u64)| {
+                let skipped = read(&mut cx, &stream, length)?;
+                Ok((skipped.map(|bytes| bytes.len() as u64),))
             },
         )?;
     }
@@ -179,12 +188,44 @@ pub(super) fn link_streams(instance: &mut LinkerInstance<'_, Call>) -> wasmtime:
     for name in ["splice", "blocking-splice"] {
         instance.func_wrap(
             &format!("[method]output-stream.{name}"),
-            |_: Cx<'_>, (_, _, _): (Resource<OutputStream>, Resource<InputStream>, u64)| {
-                Ok((Err::<u64, StreamError>(StreamError::Closed),))
+            |mut cx: Cx<'_>,
+             (to, from, length): (Resource<OutputStream>, Resource<InputStream>, u64)| {
+                let bytes = match read(&mut cx, &from, length.min(WRITE_BYTES as u64))? {
+                    Ok(bytes) => bytes,
+                    Err(error) => return Ok((Err(error),)),
+                };
+                let length = bytes.len() as u64;
+                let (written,) = write(cx, &to, length, |_| bytes)?;
+                Ok((written.map(|()| length),))
             },
         )?;
     }
     Ok(())
+}
+
+/// The next bytes of a stream, at most so many.
+fn read(
+    cx: &mut Cx<'_>,
+    stream: &Resource<InputStream>,
+    length: u64,
+) -> wasmtime::Result<Result<Vec<u8>, StreamError>> {
+    let wasi = &mut cx.data_mut().wasi;
+    let InputStream::File { file, place } = wasi.table.get_mut(stream)? else {
+        return Ok(Err(StreamError::Closed));
+    };
+    let read = file.read(&mut wasi.files, length, *place)?;
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(code) => {
+            let error = wasi.table.push(IoError(code))?;
+            return Ok(Err(StreamError::Failed(error)));
+        }
+    };
+    if bytes.is_empty() && length > 0 {
+        return Ok(Err(StreamError::Closed));
+    }
+    *place += bytes.len() as u64;
+    Ok(Ok(bytes))
 }
 
 fn write(

@@ -1,8 +1,8 @@
 //! The part of WASI preview 2 that a site can grant, with a context that is empty by default.
 //!
 //! `wasi` alone is an empty context: no arguments, no variables, standard input at its end, no directory. Its parts are
-//! grants of their own: clocks, random bytes, and standard output as lines of the log. Nothing waits: what would be slept
-//! for has passed already. There are no sockets.
+//! grants of their own: clocks, random bytes, standard output as lines of the log, and directories that the site names, read-only.
+//! Nothing waits: what would be slept for has passed already. There are no sockets.
 //!
 //! The interfaces are those of <https://github.com/WebAssembly/WASI> 0.2; every version of them is taken, since a later one
 //! has all functions of those before it.
@@ -15,6 +15,7 @@ mod random;
 
 use wasmtime::component::{LinkerInstance, ResourceTable};
 
+pub(crate) use self::filesystem::problem as directory_problem;
 use self::io::Lines;
 use super::{Call, Context};
 use crate::grants::Grant;
@@ -161,6 +162,7 @@ pub(crate) struct WasiCall {
     err: Lines,
     /// Where the random bytes of a rehearsal have got to.
     drawn: u64,
+    files: filesystem::Files,
 }
 
 impl Default for WasiCall {
@@ -172,6 +174,7 @@ impl Default for WasiCall {
             out: Lines::default(),
             err: Lines::default(),
             drawn: 0,
+            files: filesystem::Files::default(),
         }
     }
 }
