@@ -75,6 +75,29 @@ fn a_series_of_which_nothing_sound_comes_is_an_alarm_once_through_kills_until_it
         "{pipeline}"
     );
 
+    // Page, API and metrics count its ticks, and say of none that it failed.
+    let counts = filter(&daemon, "silence")["ticks"].clone();
+    assert!(counts["called"].as_u64() > Some(1), "{counts}");
+    assert_eq!(
+        (&counts["failed"], &counts["derived"]),
+        (&0.into(), &1.into())
+    );
+    assert_eq!(filter(&daemon, "range")["ticks"], Value::Null);
+    let (_, metrics) = daemon.get("/metrics").unwrap();
+    let of = |family: &str, filter: &str| {
+        let labels = format!("{{pipeline=\"watch\",filter=\"{filter}\"}} ");
+        let start = format!("tidegate_filter_{family}_total{labels}");
+        let mut lines = metrics.lines();
+        lines.find_map(|line| line.strip_prefix(&start)?.parse::<u64>().ok())
+    };
+    assert!(of("ticks", "silence") > Some(1), "{metrics}");
+    assert_eq!(of("ticks_failed", "silence"), Some(0));
+    assert_eq!(of("ticks_derived", "silence"), Some(1));
+    assert_eq!(of("ticks", "range"), None);
+    let (_, page) = daemon.get("/").unwrap();
+    let page = page.replace('\u{a0}', " ");
+    assert!(page.contains("; 1 row added</small>"), "{page}");
+
     // It is raised already, whatever became of the process; and no more than that is added.
     for _ in 0..2 {
         daemon.kill();
@@ -139,13 +162,21 @@ fn a_series_of_which_nothing_sound_comes_is_an_alarm_once_through_kills_until_it
     assert_eq!(rehearse(), rehearse(), "byte for byte");
 }
 
-/// Calls of the filter `silence` since the start of the process: while nothing arrives, its ticks.
+/// Ticks of the filter `silence` since the start of the process.
 fn ticks(daemon: &Daemon) -> u64 {
+    filter(daemon, "silence")["ticks"]["called"]
+        .as_u64()
+        .unwrap()
+}
+
+fn filter(daemon: &Daemon, name: &str) -> Value {
     let pipelines = daemon.json("/api/v1/pipelines");
     let filters = &pipelines["items"][0]["filters"];
     let mut filters = filters.as_array().unwrap().iter();
-    let silence = filters.find(|filter| filter["name"] == "silence").unwrap();
-    silence["calls"].as_u64().unwrap()
+    filters
+        .find(|filter| filter["name"] == name)
+        .unwrap()
+        .clone()
 }
 
 #[test]

@@ -64,6 +64,6 @@ pub use inspect::{Digest, ImportName, Inspection, inspect};
 pub use lane::{End, Lane, Look, Showing, Shown, Tried, Tryout};
 pub use manifest::{LoadedModule, Manifest, Module, ModuleError, Origin, StateKind};
 pub use slot::{OnFailure, SlotConfig, SlotError};
-pub use stats::{FilterSnapshot, FilterStats, LastError, Metric, PipelineStats};
+pub use stats::{FilterSnapshot, FilterStats, LastError, Metric, PipelineStats, TickCounts};
 pub use trace::{BadPlace, CodePlace};
 pub use worlds::{Role, UnknownWorld, World};

@@ -225,6 +225,10 @@ impl Slot {
             (None, _) => None,
         };
 
+        stats.filters[index]
+            .ticking
+            .store(ticking.is_some(), Relaxed);
+
         let slot: Arc<str> = format!("{pipeline}/{filter}").into();
         let state = SlotState::restore(manifest.state, snapshot, &slot);
         let context = Arc::new(Context {

@@ -1,7 +1,7 @@
 //! What filters did since the start, for the page and the metrics. Counted without locks while batches run.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub struct FilterStats {
     pub(crate) counters: Counters,
     pub(crate) histogram: Histogram,
     pub(crate) breaker: AtomicU8,
+    /// Whether it ticks at all.
+    pub(crate) ticking: AtomicBool,
     last_error: Mutex<Option<LastError>>,
     metrics: Mutex<BTreeMap<String, Metric>>,
 }
@@ -54,6 +56,8 @@ pub(crate) struct Counters {
     pub(crate) faults: AtomicU64,
     pub(crate) skipped_batches: AtomicU64,
     pub(crate) ticks: AtomicU64,
+    pub(crate) ticks_failed: AtomicU64,
+    pub(crate) ticks_derived: AtomicU64,
     pub(crate) log_lines_dropped: AtomicU64,
     pub(crate) metrics_refused: AtomicU64,
     pub(crate) memory_peak_bytes: AtomicU64,
@@ -78,6 +82,18 @@ pub enum Metric {
     Counter(u64),
     /// Goes up and down.
     Gauge(f64),
+}
+
+/// What a filter's ticks did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TickCounts {
+    /// Ticks on which it was called, once or, with many series, several times. Those that it was not asked about because its
+    /// breaker was open are among `skipped_batches`.
+    pub called: u64,
+    /// Those of them that failed, as a whole or for some of the series.
+    pub failed: u64,
+    /// Readings that they added; they are among `derived`.
+    pub derived: u64,
 }
 
 /// One filter's numbers at one moment.
@@ -119,8 +135,8 @@ pub struct FilterSnapshot {
     pub faults: u64,
     /// Batches and ticks that it was not asked about because its breaker was open.
     pub skipped_batches: u64,
-    /// Ticks that were due, those that it was not asked about included.
-    pub ticks: u64,
+    /// What its ticks did; `None` where it has none.
+    pub ticks: Option<TickCounts>,
     /// Log lines above the rate, dropped.
     pub log_lines_dropped: u64,
     /// Metrics with a bad name or beyond the bound of names, ignored.
@@ -251,7 +267,11 @@ impl FilterStats {
             invalid_outputs: get(&c.invalid_outputs),
             faults: get(&c.faults),
             skipped_batches: get(&c.skipped_batches),
-            ticks: get(&c.ticks),
+            ticks: self.ticking.load(Relaxed).then(|| TickCounts {
+                called: get(&c.ticks),
+                failed: get(&c.ticks_failed),
+                derived: get(&c.ticks_derived),
+            }),
             log_lines_dropped: get(&c.log_lines_dropped),
             metrics_refused: get(&c.metrics_refused),
             memory_peak_bytes: get(&c.memory_peak_bytes),

@@ -24,7 +24,7 @@ use crate::verdict::{self, Level, Losses, Verdict};
 use crate::view::{
     AlarmRow, AlarmSeverity, AlarmState, CandidateStatus, ClockStep, ErrorLevel, FilterState,
     FilterStatus, ModuleState, PipelineStatus, RolloutDecision, RolloutStatus, Snapshot,
-    SourceState, SourceStatus, StoreState, UplinkState, UplinkStatus,
+    SourceState, SourceStatus, StoreState, TickStatus, UplinkState, UplinkStatus,
 };
 
 /// An uplink whose oldest item has waited for less is not behind.
@@ -341,6 +341,18 @@ impl RolloutDecision {
         match &self.reason {
             None => "promoted".to_owned(),
             Some(reason) => format!("put back ({reason})"),
+        }
+    }
+}
+
+impl TickStatus {
+    /// `on 12 ticks, of which 1 failed; 3 rows added`.
+    fn words(&self) -> String {
+        let ticks = format::counted(self.called, "tick", "ticks");
+        let rows = format::counted(self.derived, "row", "rows");
+        match self.failed {
+            0 => format!("{ticks}; {rows} added"),
+            failed => format!("{ticks}, {} failed; {rows} added", format::count(failed)),
         }
     }
 }

@@ -354,12 +354,25 @@ pub struct FilterStatus {
     pub p50_seconds: Option<f64>,
     /// 99th percentile, likewise.
     pub p99_seconds: Option<f64>,
-    /// Batches that it was not asked about because it was switched off.
+    /// Batches and ticks that it was not asked about because it was switched off.
     pub skipped_batches: u64,
+    /// What it did as time passed; `null` where it has no ticks.
+    pub ticks: Option<TickStatus>,
     /// What went wrong last.
     pub last_error: Option<String>,
     /// When that was, milliseconds since the epoch.
     pub last_error_time: Option<i64>,
+}
+
+/// What a filter's ticks did since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TickStatus {
+    /// Ticks on which it was called.
+    pub called: u64,
+    /// Those of them that failed, as a whole or for some of the series.
+    pub failed: u64,
+    /// Rows that they added.
+    pub derived: u64,
 }
 
 /// Whether a filter runs.

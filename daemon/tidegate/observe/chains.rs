@@ -246,6 +246,11 @@ fn filter_status(filter: FilterSnapshot, digest: &str) -> view::FilterStatus {
         p99_seconds: (filter.calls > 0).then_some(filter.cpu_seconds_p99),
         last_error_time: filter.last_error.as_ref().map(|error| error.at / 1_000_000),
         skipped_batches: filter.skipped_batches,
+        ticks: filter.ticks.map(|ticks| view::TickStatus {
+            called: ticks.called,
+            failed: ticks.failed,
+            derived: ticks.derived,
+        }),
         last_error: filter
             .last_error
             .map(|error| format!("{}: {}", error.reason, error.detail)),

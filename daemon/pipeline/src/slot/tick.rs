@@ -108,11 +108,11 @@ impl Slot {
             return None;
         }
         let counters = &self.stats().counters;
-        counters.ticks.fetch_add(1, Relaxed);
         if !self.ticking.as_ref()?.breaker.admits(now) {
             counters.skipped_batches.fetch_add(1, Relaxed);
             return Some(Batch::default());
         }
+        counters.ticks.fetch_add(1, Relaxed);
         let mut added = Batch::default();
         let ended = self.tick_all(arrival, now, outcome, &mut added);
         let breaker = &mut self.ticking.as_mut()?.breaker;
@@ -121,11 +121,13 @@ impl Slot {
             false => breaker.failed(now),
         }
         if let Some(failure) = &ended.failure {
+            self.stats().counters.ticks_failed.fetch_add(1, Relaxed);
             self.report(failure, "a filter failed on a tick", arrival, now);
         }
         self.tell_of_breaker("its ticks are left out for a while");
         let counters = &self.stats().counters;
         counters.derived.fetch_add(count(&added), Relaxed);
+        counters.ticks_derived.fetch_add(count(&added), Relaxed);
         Some(self.counted(added))
     }
 

@@ -73,7 +73,15 @@ fn the_first_tick_is_an_interval_away_and_missed_ones_are_not_made_up_for() {
     }
     assert_eq!(ticks, [(10, 1), (20, 1), (55, 1), (65, 1), (75, 1)]);
     let stats = pipeline.stats().filters[0].snapshot();
-    assert_eq!((stats.ticks, stats.derived, stats.calls), (5, 5, 5));
+    let ticks = TickCounts {
+        called: 5,
+        failed: 0,
+        derived: 5,
+    };
+    assert_eq!(
+        (stats.ticks, stats.derived, stats.calls),
+        (Some(ticks), 5, 5)
+    );
 
     // One without ticks has none, and the site cannot ask it for any.
     let mut plain = Slot::of(module(pass(), &[], StateKind::None));
@@ -242,6 +250,12 @@ fn a_series_on_which_a_tick_fails_is_left_out_alone() {
     }
     let stats = pipeline_stats(&pipeline);
     assert_eq!(stats.breaker, BreakerState::Closed);
+    let ticks = TickCounts {
+        called: 10,
+        failed: 10,
+        derived: 30,
+    };
+    assert_eq!(stats.ticks, Some(ticks));
     assert_eq!(stats.last_error.unwrap().reason, reason::TRAP);
 }
 

@@ -3,6 +3,7 @@
 use super::{Exposition, Label, seconds};
 use crate::view::{
     CandidateStatus, FilterFailures, FilterState, FilterStatus, PipelineStatus, Snapshot,
+    TickStatus,
 };
 
 pub(super) fn pipelines(out: &mut Exposition, snapshot: &Snapshot) {
@@ -125,8 +126,32 @@ pub(super) fn filters(out: &mut Exposition, snapshot: &Snapshot) {
     counter("tidegate_filter_calls_total", "Calls made.", |f| f.calls);
     counter(
         "tidegate_filter_skipped_batches_total",
-        "Batches that it was not asked about because it was switched off.",
+        "Batches and ticks that it was not asked about because it was switched off.",
         |f| f.skipped_batches,
+    );
+    let mut ticks = |name, help, value: fn(TickStatus) -> u64| {
+        let mut family = out.counter(name, help);
+        for (pipeline, filter) in slots() {
+            if let Some(ticks) = filter.ticks {
+                let labels: [Label; 2] = [("pipeline", pipeline), ("filter", &filter.name)];
+                family.sample(&labels, value(ticks));
+            }
+        }
+    };
+    ticks(
+        "tidegate_filter_ticks_total",
+        "Ticks on which the filter was called; only of filters that have ticks.",
+        |t| t.called,
+    );
+    ticks(
+        "tidegate_filter_ticks_failed_total",
+        "Ticks that failed, as a whole or for some of the series.",
+        |t| t.failed,
+    );
+    ticks(
+        "tidegate_filter_ticks_derived_total",
+        "Rows that ticks added.",
+        |t| t.derived,
     );
     let mut family = out.counter(
         "tidegate_filter_failures_total",
