@@ -6,7 +6,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use sha2::{Digest as _, Sha256};
 use tidegate_domain::limits;
@@ -214,8 +214,11 @@ pub struct Runtime {
     cache: Cache,
     compiler: Compiler,
     module_bytes: u64,
-    /// What is loaded now, by component; the lock is held over a compilation, so that none runs twice.
-    loaded: Mutex<HashMap<Digest, Weak<Compiled>>>,
+    /// What is loaded now, by component. The inner lock is held while that component is loaded, so that it is compiled once
+    /// however many ask for it; the outer one never for long.
+    loaded: Mutex<HashMap<Digest, Arc<Mutex<Weak<Compiled>>>>>,
+    /// Held over a compilation whose result is kept: one at a time, since each takes a core and memory.
+    compiling: Mutex<()>,
 }
 
 impl Runtime {
@@ -250,6 +253,7 @@ impl Runtime {
             },
             module_bytes: config.module_bytes,
             loaded: Mutex::default(),
+            compiling: Mutex::default(),
         })
     }
 
@@ -287,15 +291,27 @@ impl Runtime {
     ) -> Result<Arc<Compiled>, LoadError> {
         inspect::bounded(component, limits.module_bytes)?;
         let digest = inspect::outline(component)?.digest;
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.retain(|_, compiled| compiled.strong_count() > 0);
-        if let Some(compiled) = loaded.get(&digest).and_then(Weak::upgrade) {
+        let place = self.place(&digest);
+        let mut place = lock(&place);
+        if let Some(compiled) = place.upgrade() {
             return Ok(compiled);
         }
-        let compiled =
-            Arc::new(self.cached_or_compiled(component, digest.clone(), limits, true)?);
-        loaded.insert(digest, Arc::downgrade(&compiled));
+        let compiled = Arc::new(self.cached_or_compiled(component, digest, limits, true)?);
+        *place = Arc::downgrade(&compiled);
         Ok(compiled)
+    }
+
+    /// Whether something is compiled that is to be kept.
+    #[cfg(test)]
+    pub(crate) fn is_compiling(&self) -> bool {
+        self.compiling.try_lock().is_err()
+    }
+
+    /// Where a component stands while it is loaded. Those that nobody has or waits for are forgotten.
+    fn place(&self, digest: &Digest) -> Arc<Mutex<Weak<Compiled>>> {
+        let mut loaded = lock(&self.loaded);
+        loaded.retain(|_, place| Arc::strong_count(place) > 1 || lock(place).strong_count() > 0);
+        Arc::clone(loaded.entry(digest.clone()).or_default())
     }
 
     /// The same for a component that leaves no trace: what is compiled is not kept.
@@ -341,7 +357,10 @@ impl Runtime {
         } else {
             tracing::warn!(component = %digest, reason, "compiling a module again");
         }
-        let native = self.compiler.within(limits.compile).run(component)?;
+        let native = {
+            let _turn = keep.then(|| lock(&self.compiling));
+            self.compiler.within(limits.compile).run(component)?
+        };
         let artefact = self.cache.seal(&key, &native);
         let component = native::deserialize(&self.engine, &artefact)
             .map_err(|error| LoadError::Load(format!("{error:#}")))?;
@@ -354,6 +373,10 @@ impl Runtime {
             component,
         })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Runtime {

@@ -18,6 +18,32 @@ fn ordering(fault: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_component_that_is_loaded_or_cached_waits_for_no_compilation_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let cached = guest("", "(drop (i32.const 1))");
+    let before = Runtime::new(config(dir.path())).unwrap();
+    before.load(&cached).unwrap();
+    let mut config = config(dir.path());
+    config.compile.time = Duration::from_secs(6);
+    let runtime = Runtime::new(config).unwrap();
+    let held = runtime.load(&pass()).unwrap();
+    let hanging = ordering("hang");
+    std::thread::scope(|scope| {
+        let hung = scope.spawn(|| runtime.load(&hanging).map(drop));
+        while !runtime.is_compiling() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let again = runtime.load(&pass()).unwrap();
+        assert!(Arc::ptr_eq(&held, &again));
+        let origin = runtime.load(&cached).unwrap().origin().clone();
+        assert!(matches!(origin, CodeOrigin::Cache), "{origin:?}");
+        assert!(runtime.is_compiling(), "they waited for it");
+        let error = hung.join().unwrap().unwrap_err();
+        assert!(error.to_string().contains("longer than 6 s"), "{error}");
+    });
+}
+
+#[test]
 fn a_compiler_that_panics_hangs_eats_memory_or_reaches_out_fails_that_module_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path());
