@@ -288,35 +288,50 @@ fn rename(batch: &mut Batch, renamed: Vec<Option<String>>) {
 #[derive(Default)]
 pub(crate) struct Names {
     pub(crate) names: Vec<String>,
-    order: Vec<u32>,
+    /// In pieces, none of them empty, so that a new name among many moves few.
+    order: Vec<Vec<u32>>,
 }
+
+/// Places in one piece of the order; a longer one is cut in two.
+const PIECE: usize = 256;
 
 impl Names {
     /// The number of a name that is there.
     pub(crate) fn find(&self, name: &str) -> Option<u32> {
-        let names = &self.names;
-        let found = self
-            .order
-            .binary_search_by(|&place| names[place as usize].as_str().cmp(name));
-        found.ok().map(|at| self.order[at])
+        let (piece, found) = self.seek(name);
+        found.ok().map(|at| self.order[piece][at])
     }
 
     /// The number of a name.
     pub(crate) fn intern(&mut self, name: String) -> u32 {
-        let names = &self.names;
-        match self
-            .order
-            .binary_search_by(|&place| names[place as usize].as_str().cmp(&name))
-        {
-            Ok(found) => self.order[found],
-            Err(gap) => {
-                // Far fewer than u32::MAX names fit into a module's memory.
-                let place = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
-                self.names.push(name);
-                self.order.insert(gap, place);
-                place
-            }
+        let (piece, gap) = match self.seek(&name) {
+            (piece, Ok(at)) => return self.order[piece][at],
+            (piece, Err(gap)) => (piece, gap),
+        };
+        // Far fewer than u32::MAX names fit into a module's memory.
+        let place = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        self.names.push(name);
+        if self.order.is_empty() {
+            self.order.push(Vec::new());
         }
+        let places = &mut self.order[piece];
+        places.insert(gap, place);
+        if places.len() > PIECE {
+            let half = places.split_off(PIECE / 2);
+            self.order.insert(piece + 1, half);
+        }
+        place
+    }
+
+    /// In which piece of the order a name stands or belongs, and where in it.
+    fn seek(&self, name: &str) -> (usize, Result<usize, usize>) {
+        let of = |place: u32| self.names[place as usize].as_str();
+        let after = self.order.partition_point(|piece| of(piece[0]) <= name);
+        let piece = after.saturating_sub(1);
+        let found = self.order.get(piece).map_or(Err(0), |places| {
+            places.binary_search_by(|&place| of(place).cmp(name))
+        });
+        (piece, found)
     }
 }
 
@@ -349,6 +364,7 @@ pub(crate) enum Keep {
 
 #[cfg(test)]
 mod tests {
+    use super::{Names, PIECE};
     use crate::test::{Harness, Owned, Reading};
     use crate::{Batch, Fault, Output, Quality, hash};
 
@@ -443,6 +459,42 @@ mod tests {
             seen.insert(outcome.shape);
         }
         assert_eq!(seen.len(), 5, "every shape was among the answers: {seen:?}");
+    }
+
+    #[test]
+    fn many_names_in_any_order_have_one_number_each_and_few_are_moved_for_a_new_one() {
+        const MANY: u32 = 65_000;
+        // 7919 and MANY have no common factor: every number comes once, far from the one before.
+        for step in [1, 7919, MANY - 1] {
+            let mut names = Names::default();
+            let name = |n: u32| {
+                format!(
+                    "plant/line{}/s",
+                    u64::from(n) * u64::from(step) % u64::from(MANY)
+                )
+            };
+            for n in 0..MANY {
+                assert_eq!(names.find(&name(n)), None);
+                assert_eq!(names.intern(name(n)), n);
+            }
+            for n in 0..MANY {
+                assert_eq!(names.find(&name(n)), Some(n));
+                assert_eq!(names.intern(name(n)), n);
+            }
+            assert_eq!((names.find(""), names.find("z")), (None, None));
+            assert_eq!(names.names.len(), MANY as usize);
+            let longest = names.order.iter().map(Vec::len).max();
+            assert!(longest <= Some(PIECE), "{longest:?}");
+            let pieces = names.order.len();
+            assert!(pieces <= 2 * MANY as usize / PIECE + 1, "{pieces}");
+            let order: Vec<&String> = names
+                .order
+                .iter()
+                .flatten()
+                .map(|&n| &names.names[n as usize])
+                .collect();
+            assert!(order.is_sorted());
+        }
     }
 
     #[test]
