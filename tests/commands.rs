@@ -11,6 +11,8 @@
 
 mod support;
 
+use std::path::PathBuf;
+
 use support::{
     Broker, Daemon, Site, components, configuration, hostile_components, numbered, run,
     run_refused, tidegate, verify,
@@ -191,19 +193,21 @@ fn every_factory_module_passes_its_vectors_in_the_production_engine() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("tidegate:module/secrets@0.2.0"));
 }
 
+/// A pipeline with one filter out of the components that misbehave on purpose, which may run.
+fn hostile_filter(site: &Site, broker: &Broker, filter: &str) -> PathBuf {
+    let rest = format!(
+        "[modules]\nallow-unsigned = true\ndir = \"{}\"\n[pipeline.p]\nfrom = [\"plant\"]\n\
+         filters = [{{ {filter} }}]\n",
+        hostile_components().display()
+    );
+    configuration(site, broker, &rest)
+}
+
 #[test]
 fn a_module_that_wants_too_much_is_refused_by_name() {
     let site = Site::new();
     let broker = Broker::start(&site, "broker");
-    let config = configuration(
-        &site,
-        &broker,
-        &format!(
-            "[modules]\nallow-unsigned = true\ndir = \"{}\"\n[pipeline.p]\nfrom = [\"plant\"]\n\
-             filters = [{{ module = \"greedy\" }}]\n",
-            hostile_components().display()
-        ),
-    );
+    let config = hostile_filter(&site, &broker, "module = \"greedy\"");
     let output = run_refused(&config);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
@@ -214,14 +218,10 @@ fn a_module_that_wants_too_much_is_refused_by_name() {
 fn a_trap_is_found_by_file_and_line_with_the_publishers_debug_file() {
     let site = Site::new();
     let broker = Broker::start(&site, "broker");
-    let config = configuration(
+    let config = hostile_filter(
         &site,
         &broker,
-        &format!(
-            "[modules]\nallow-unsigned = true\ndir = \"{}\"\n[pipeline.p]\nfrom = [\"plant\"]\n\
-             filters = [{{ module = \"trap\", settings = {{ always = true }} }}]\n",
-            hostile_components().display()
-        ),
+        "module = \"trap\", settings = { always = true }",
     );
     let mut daemon = Daemon::start(&config);
     broker.publish("plant/line1", [numbered(0)]);

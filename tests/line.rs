@@ -86,43 +86,28 @@ fn a_half_open_connection_is_noticed_and_nothing_is_lost() {
 #[test]
 fn new_data_does_not_wait_behind_a_backlog() {
     const OLD: u64 = 3_000;
-    let site = Site::new();
-    let plant = Broker::start(&site, "plant");
-    let cloud = Broker::start(&site, "cloud");
-    let collector = Collector::start(cloud.port, "tidegate/#");
-    let proxy = Proxy::start(cloud.port);
-    let config = gateway(
-        &site,
-        &plant,
-        &format!(
-            "[uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\nlinger = \"0s\"\nmax-items = 20\n\
-             [pipeline.count]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n",
-            proxy.url()
-        ),
-    );
-    proxy.set(Line::Refuse);
-    let mut daemon = Daemon::start(&config);
-    plant.publish("plant/line1", (0..OLD).map(numbered));
-    daemon.wait_received("plant", OLD);
+    let (place, mut daemon) = with_backlog(OLD, 20);
     // What was sealed before the start is backlog, however young.
     assert_eq!(daemon.stop(), 0);
 
-    proxy.set(Line::Dribble(8 * 1024));
-    let mut daemon = Daemon::start(&config);
+    place.proxy.set(Line::Dribble(8 * 1024));
+    let mut daemon = Daemon::start(&place.config);
     wait_for("the backlog to begin", || {
-        (!collector.messages().is_empty()).then_some(())
+        (!place.collector.messages().is_empty()).then_some(())
     });
-    plant.publish("plant/line1", (OLD..OLD + 10).map(numbered));
+    place
+        .plant
+        .publish("plant/line1", (OLD..OLD + 10).map(numbered));
     let new = |message: &Value| {
         let mut items = message["items"].as_array().unwrap().iter();
         items.any(|item| item["value"].as_u64().unwrap() >= OLD)
     };
     wait_for("the new readings", || {
-        collector.messages().iter().any(new).then_some(())
+        place.collector.messages().iter().any(new).then_some(())
     });
-    proxy.set(Line::Good);
+    place.proxy.set(Line::Good);
     daemon.wait_delivered();
-    let messages = collector.messages();
+    let messages = place.collector.messages();
     let first = messages.iter().position(new).unwrap();
     assert!(
         first < messages.len() / 2,
@@ -131,10 +116,10 @@ fn new_data_does_not_wait_behind_a_backlog() {
     );
     assert_eq!(messages[first]["replayed"], false);
     assert_eq!(messages[0]["replayed"], true);
-    assert_numbers(&collector.items("readings"), OLD + 10);
-    collector.assert_dense();
+    assert_numbers(&place.collector.items("readings"), OLD + 10);
+    place.collector.assert_dense();
     assert_eq!(daemon.stop(), 0);
-    assert_eq!(verify(&config).0, 0);
+    assert_eq!(verify(&place.config).0, 0);
 }
 
 /// A fast line answers thousands of messages before the store records the first answer: none of them leaves a second time
@@ -142,30 +127,56 @@ fn new_data_does_not_wait_behind_a_backlog() {
 #[test]
 fn a_backlog_goes_up_once_over_a_good_line() {
     const OLD: u64 = 6_000;
+    let (place, mut daemon) = with_backlog(OLD, 1);
+    place.proxy.set(Line::Good);
+    daemon.wait_delivered();
+    assert_eq!(place.collector.messages().len() as u64, OLD);
+    assert_numbers(&place.collector.items("readings"), OLD);
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&place.config).0, 0);
+}
+
+/// A plant and a cloud, and between gateway and cloud a line that can be bad.
+struct Place {
+    plant: Broker,
+    _cloud: Broker,
+    collector: Collector,
+    proxy: Proxy,
+    config: PathBuf,
+    /// Goes last.
+    _site: Site,
+}
+
+/// A gateway with so many readings that the cloud has not got yet, for the line refuses; each message takes so many of them.
+fn with_backlog(readings: u64, max_items: u32) -> (Place, Daemon) {
     let site = Site::new();
     let plant = Broker::start(&site, "plant");
     let cloud = Broker::start(&site, "cloud");
     let collector = Collector::start(cloud.port, "tidegate/#");
     let proxy = Proxy::start(cloud.port);
-    let config = gateway(
-        &site,
-        &plant,
-        &format!(
-            "[uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\nlinger = \"0s\"\nmax-items = 1\n\
-             [pipeline.count]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n",
-            proxy.url()
-        ),
-    );
+    let config = gateway(&site, &plant, &sending_readings(&proxy, max_items, ""));
     proxy.set(Line::Refuse);
-    let mut daemon = Daemon::start(&config);
-    plant.publish("plant/line1", (0..OLD).map(numbered));
-    daemon.wait_received("plant", OLD);
-    proxy.set(Line::Good);
-    daemon.wait_delivered();
-    assert_eq!(collector.messages().len() as u64, OLD);
-    assert_numbers(&collector.items("readings"), OLD);
-    assert_eq!(daemon.stop(), 0);
-    assert_eq!(verify(&config).0, 0);
+    let daemon = Daemon::start(&config);
+    plant.publish("plant/line1", (0..readings).map(numbered));
+    daemon.wait_received("plant", readings);
+    let place = Place {
+        plant,
+        _cloud: cloud,
+        collector,
+        proxy,
+        config,
+        _site: site,
+    };
+    (place, daemon)
+}
+
+/// A pipeline whose readings go up over the proxy at once; `more` of the uplink.
+fn sending_readings(proxy: &Proxy, max_items: u32, more: &str) -> String {
+    format!(
+        "[uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\nlinger = \"0s\"\nmax-items = {max_items}\n{more}\
+         [pipeline.count]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n",
+        proxy.url()
+    )
 }
 
 /// What leaves is counted behind the daemon, on the wire.
@@ -176,15 +187,8 @@ fn a_cap_on_bytes_is_kept_on_the_wire() {
     let plant = Broker::start(&site, "plant");
     let cloud = Broker::start(&site, "cloud");
     let proxy = Proxy::start(cloud.port);
-    let config = gateway(
-        &site,
-        &plant,
-        &format!(
-            "[uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\nlinger = \"0s\"\nmax-items = 10\nrate-limit = \"16KiB\"\n\
-             [pipeline.count]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n",
-            proxy.url()
-        ),
-    );
+    let cap = "rate-limit = \"16KiB\"\n";
+    let config = gateway(&site, &plant, &sending_readings(&proxy, 10, cap));
     let mut daemon = Daemon::start(&config);
     // Four seconds' worth and more.
     plant.publish("plant/line1", (0..2_000).map(numbered));

@@ -273,7 +273,7 @@ pub mod decoder_bindings {
 #[doc(hidden)]
 pub mod guest {
     use crate::output::{Answer, Keep};
-    use crate::{Batch, Decoder, Filter, Messages, OnTick, bindings, decoder_bindings};
+    use crate::{Batch, Decoder, Fault, Filter, Messages, OnTick, bindings, decoder_bindings};
 
     /// Runs a filter on a batch that came in.
     ///
@@ -294,9 +294,7 @@ pub mod guest {
         };
         match filter.run(batch) {
             Ok(answer) => Ok(output(answer)),
-            Err(fault) => Err(bindings::Fault {
-                message: fault.into_message(),
-            }),
+            Err(told) => Err(fault(told)),
         }
     }
 
@@ -311,9 +309,7 @@ pub mod guest {
     ) -> Result<bindings::Batch, bindings::Fault> {
         match tick.run(now, series) {
             Ok(rows) => Ok(columns(rows)),
-            Err(fault) => Err(bindings::Fault {
-                message: fault.into_message(),
-            }),
+            Err(told) => Err(fault(told)),
         }
     }
 
@@ -343,9 +339,13 @@ pub mod guest {
                     .collect(),
                 notes: answer.notes,
             }),
-            Err(fault) => Err(bindings::Fault {
-                message: fault.into_message(),
-            }),
+            Err(told) => Err(fault(told)),
+        }
+    }
+
+    fn fault(fault: Fault) -> bindings::Fault {
+        bindings::Fault {
+            message: fault.into_message(),
         }
     }
 

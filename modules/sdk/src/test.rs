@@ -23,6 +23,7 @@
 #![expect(clippy::expect_used, reason = "a panic is how a test reports")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 
 pub use serde_json::json;
 use serde_json::{Map, Value as Json};
@@ -510,31 +511,51 @@ fn run_vectors(harness: impl Fn() -> Harness, width: usize, manifest: &str, vect
         "the manifest's state and the filter's record"
     );
 
+    let begin = |settings, secrets| Harness {
+        settings,
+        secrets,
+        ..harness()
+    };
+    let keys = ["now", "tick", "input", "expect"];
+    each_step(vectors, begin, &keys, |harness, step, place| {
+        harness.now = step["now"].as_i64().unwrap_or(0);
+        let input: Vec<Reading> = list(&step["input"]).iter().map(reading).collect();
+        let outcome = match step["tick"].as_bool() {
+            Some(true) => {
+                assert!(input.is_empty(), "{place}: a tick has no input");
+                harness.tick()
+            }
+            Some(false) | None => harness.run(&input),
+        };
+        expect(&step["expect"], outcome, place);
+    });
+}
+
+/// Goes through golden vectors: each begins with its settings and secrets, and every step has these keys at most.
+fn each_step<H>(
+    vectors: &str,
+    begin: impl Fn(Json, BTreeMap<String, Vec<u8>>) -> H,
+    keys: &[&str],
+    mut take: impl FnMut(&mut H, &Json, &str),
+) {
     let vectors: Json = serde_json::from_str(vectors).expect("the vectors are JSON");
     for vector in list(&vectors["vectors"]) {
         let name = vector["name"].as_str().expect("a vector has a name");
         known(vector, &["name", "settings", "secrets", "steps"], name);
-        let mut harness = harness();
-        if !vector["settings"].is_null() {
-            harness = harness.settings(vector["settings"].clone());
-        }
-        for (secret, text) in vector["secrets"].as_object().unwrap_or(&Map::new()) {
+        let settings = match &vector["settings"] {
+            Json::Null => Json::Object(Map::new()),
+            settings => settings.clone(),
+        };
+        let secrets = vector["secrets"].as_object().into_iter().flatten();
+        let secrets = secrets.map(|(secret, text)| {
             let text = text.as_str().expect("a secret is a text");
-            harness = harness.secret(secret, text.as_bytes());
-        }
+            (secret.clone(), text.as_bytes().to_vec())
+        });
+        let mut harness = begin(settings, secrets.collect());
         for (number, step) in list(&vector["steps"]).iter().enumerate() {
             let place = format!("vector `{name}`, step {number}");
-            known(step, &["now", "tick", "input", "expect"], &place);
-            harness.now = step["now"].as_i64().unwrap_or(0);
-            let input: Vec<Reading> = list(&step["input"]).iter().map(reading).collect();
-            let outcome = match step["tick"].as_bool() {
-                Some(true) => {
-                    assert!(input.is_empty(), "{place}: a tick has no input");
-                    harness.tick()
-                }
-                Some(false) | None => harness.run(&input),
-            };
-            expect(&step["expect"], outcome, &place);
+            known(step, keys, &place);
+            take(&mut harness, step, &place);
         }
     }
 }
@@ -545,72 +566,82 @@ fn expect(expect: &Json, outcome: Result<Outcome, Fault>, place: &str) {
         &["stored", "rejected", "alarms", "filtered", "fault"],
         place,
     );
-    let outcome = match (outcome, expect["fault"].as_str()) {
-        (Ok(outcome), None) => outcome,
+    let Some(outcome) = expect_fault(expect, outcome, place) else {
+        return;
+    };
+    expect_stored(expect, &outcome.stored, place);
+    if let Some(filtered) = expect["filtered"].as_u64() {
+        assert_eq!(outcome.filtered, filtered, "{place}: filtered");
+    }
+    expect_reasons(expect, ("rejected", "row"), &outcome.rejected, place);
+    let alarms = &outcome.alarms;
+    expect_each(expect, "alarms", alarms, place, |expected, alarm| {
+        known(
+            expected,
+            &["series", "code", "state", "severity", "text"],
+            place,
+        );
+        expected["series"] == alarm.series.as_str()
+            && expected["code"] == alarm.code.as_str()
+            && expected["state"] == alarm.state
+            && expected["severity"]
+                .as_str()
+                .is_none_or(|s| Some(s) == alarm.severity)
+            && expected["text"]
+                .as_str()
+                .is_none_or(|part| alarm.text.contains(part))
+    });
+}
+
+/// What came out, where no fault was expected; a fault is the one that was.
+fn expect_fault<T: Debug>(expect: &Json, outcome: Result<T, Fault>, place: &str) -> Option<T> {
+    match (outcome, expect["fault"].as_str()) {
+        (Ok(outcome), None) => Some(outcome),
         (Err(fault), Some(expected)) => {
             assert!(
                 fault.message().contains(expected),
                 "{place}: the fault is {:?} where {expected:?} is expected",
                 fault.message()
             );
-            return;
+            None
         }
         (outcome, expected) => panic!("{place}: {outcome:?} where the fault is {expected:?}"),
-    };
+    }
+}
+
+/// Readings are not looked at where nothing is said of them.
+fn expect_stored(expect: &Json, stored: &[Reading], place: &str) {
     if !expect["stored"].is_null() {
-        let stored: Vec<Reading> = list(&expect["stored"]).iter().map(reading).collect();
-        let same = stored.len() == outcome.stored.len()
-            && stored.iter().zip(&outcome.stored).all(|(a, b)| near(a, b));
-        assert!(
-            same,
-            "{place}: stored\n{:?}\nwhere this is expected\n{stored:?}",
-            outcome.stored
-        );
-    }
-    if let Some(filtered) = expect["filtered"].as_u64() {
-        assert_eq!(outcome.filtered, filtered, "{place}: filtered");
-    }
-
-    let rejected = list(&expect["rejected"]);
-    let fits = rejected.len() == outcome.rejected.len()
-        && rejected
-            .iter()
-            .zip(&outcome.rejected)
-            .all(|(expected, (row, reason))| {
-                known(expected, &["row", "reason"], place);
-                expected["row"].as_u64() == Some(u64::from(*row))
-                    && expected["reason"]
-                        .as_str()
-                        .is_none_or(|part| reason.contains(part))
-            });
-    assert!(
-        fits,
-        "{place}: rejected\n{:?}\nwhere this is expected\n{rejected:?}",
-        outcome.rejected
-    );
-
-    let alarms = list(&expect["alarms"]);
-    let fits = alarms.len() == outcome.alarms.len()
-        && alarms.iter().zip(&outcome.alarms).all(|(expected, alarm)| {
-            known(
-                expected,
-                &["series", "code", "state", "severity", "text"],
-                place,
-            );
-            expected["series"] == alarm.series.as_str()
-                && expected["code"] == alarm.code.as_str()
-                && expected["state"] == alarm.state
-                && expected["severity"]
-                    .as_str()
-                    .is_none_or(|s| Some(s) == alarm.severity)
-                && expected["text"]
-                    .as_str()
-                    .is_none_or(|part| alarm.text.contains(part))
+        expect_each(expect, "stored", stored, place, |expected, got| {
+            near(&reading(expected), got)
         });
+    }
+}
+
+/// Numbers with a reason, of which a part is expected.
+fn expect_reasons(expect: &Json, (what, number): (&str, &str), got: &[(u32, String)], place: &str) {
+    expect_each(expect, what, got, place, |expected, (place_of, reason)| {
+        known(expected, &[number, "reason"], place);
+        expected[number].as_u64() == Some(u64::from(*place_of))
+            && expected["reason"]
+                .as_str()
+                .is_none_or(|part| reason.contains(part))
+    });
+}
+
+/// As many as are expected, each of which fits.
+fn expect_each<T: Debug>(
+    expect: &Json,
+    what: &str,
+    got: &[T],
+    place: &str,
+    fits: impl Fn(&Json, &T) -> bool,
+) {
+    let expected = list(&expect[what]);
+    let mut pairs = expected.iter().zip(got);
     assert!(
-        fits,
-        "{place}: alarms\n{:?}\nwhere this is expected\n{alarms:?}",
-        outcome.alarms
+        expected.len() == got.len() && pairs.all(|(expected, got)| fits(expected, got)),
+        "{place}: {what}\n{got:?}\nwhere this is expected\n{expected:?}"
     );
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json};
 
-use super::{Reading, host, known, list, near, reading, sound};
+use super::{
+    Reading, each_step, expect_each, expect_fault, expect_reasons, expect_stored, host, known,
+    list, sound,
+};
 use crate::decoder::{Decoder, DecoderAnswer, Messages};
 use crate::filter::Fault;
 
@@ -168,25 +171,20 @@ fn columns(received: &[Received]) -> Messages {
 /// # Panics
 /// With the vector's name, the step and both sides, where they differ.
 pub fn check_decoder_vectors<F: Decoder + Copy + 'static>(decoder: F, vectors: &str) {
-    let vectors: Json = serde_json::from_str(vectors).expect("the vectors are JSON");
-    for vector in list(&vectors["vectors"]) {
-        let name = vector["name"].as_str().expect("a vector has a name");
-        known(vector, &["name", "settings", "secrets", "steps"], name);
-        let mut harness = DecoderHarness::new(decoder);
-        if !vector["settings"].is_null() {
-            harness = harness.settings(vector["settings"].clone());
-        }
-        for (secret, text) in vector["secrets"].as_object().unwrap_or(&Map::new()) {
-            let text = text.as_str().expect("a secret is a text");
-            harness = harness.secret(secret, text.as_bytes());
-        }
-        for (number, step) in list(&vector["steps"]).iter().enumerate() {
-            let place = format!("vector `{name}`, step {number}");
-            known(step, &["messages", "expect"], &place);
+    let begin = |settings, secrets| DecoderHarness {
+        settings,
+        secrets,
+        ..DecoderHarness::new(decoder)
+    };
+    each_step(
+        vectors,
+        begin,
+        &["messages", "expect"],
+        |harness, step, place| {
             let messages: Vec<Received> = list(&step["messages"]).iter().map(received).collect();
-            expect(&step["expect"], harness.run(&messages), &place);
-        }
-    }
+            expect(&step["expect"], harness.run(&messages), place);
+        },
+    );
 }
 
 /// A message of a vector: its payload is `text`, `hex` (blanks in it mean nothing) or `json`.
@@ -227,47 +225,12 @@ pub fn hex(digits: &str) -> Vec<u8> {
 
 fn expect(expect: &Json, outcome: Result<Decodings, Fault>, place: &str) {
     known(expect, &["stored", "undecoded", "notes", "fault"], place);
-    let outcome = match (outcome, expect["fault"].as_str()) {
-        (Ok(outcome), None) => outcome,
-        (Err(fault), Some(expected)) if fault.message().contains(expected) => return,
-        (outcome, expected) => panic!("{place}: {outcome:?} where the fault is {expected:?}"),
+    let Some(outcome) = expect_fault(expect, outcome, place) else {
+        return;
     };
-    let undecoded = list(&expect["undecoded"]);
-    let fits = undecoded.len() == outcome.undecoded.len()
-        && undecoded
-            .iter()
-            .zip(&outcome.undecoded)
-            .all(|(expected, (message, reason))| {
-                known(expected, &["message", "reason"], place);
-                expected["message"].as_u64() == Some(u64::from(*message))
-                    && expected["reason"]
-                        .as_str()
-                        .is_none_or(|part| reason.contains(part))
-            });
-    assert!(
-        fits,
-        "{place}: undecoded\n{:?}\nwhere this is expected\n{undecoded:?}",
-        outcome.undecoded
-    );
-    if !expect["stored"].is_null() {
-        let stored: Vec<Reading> = list(&expect["stored"]).iter().map(reading).collect();
-        let same = stored.len() == outcome.stored.len()
-            && stored.iter().zip(&outcome.stored).all(|(a, b)| near(a, b));
-        assert!(
-            same,
-            "{place}: stored\n{:?}\nwhere this is expected\n{stored:?}",
-            outcome.stored
-        );
-    }
-    let notes = list(&expect["notes"]);
-    let fits = notes.len() == outcome.notes.len()
-        && notes
-            .iter()
-            .zip(&outcome.notes)
-            .all(|(expected, note)| expected.as_str().is_some_and(|part| note.contains(part)));
-    assert!(
-        fits,
-        "{place}: notes\n{:?}\nwhere this is expected\n{notes:?}",
-        outcome.notes
-    );
+    expect_reasons(expect, ("undecoded", "message"), &outcome.undecoded, place);
+    expect_stored(expect, &outcome.stored, place);
+    expect_each(expect, "notes", &outcome.notes, place, |expected, note| {
+        expected.as_str().is_some_and(|part| note.contains(part))
+    });
 }
