@@ -1,5 +1,6 @@
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -1379,6 +1380,34 @@ fn what_loading_a_module_may_use_is_the_sites_to_raise() {
     let text = format!("{GOOD}[policy]\nmodule-size = \"65MiB\"\n");
     let told = told(&load(&[("tidegate.toml", &text)], &[])).join("\n");
     assert!(told.contains("policy.module-size"), "{told}");
+}
+
+#[test]
+fn directories_of_modules_are_names_below_one_root() {
+    let of = |policy: &str| {
+        let text = format!("{GOOD}[policy]\n{policy}");
+        good(&[("tidegate.toml", &text)], &[]).policy.directories
+    };
+    assert_eq!(of(""), BTreeMap::new());
+    let root = PathBuf::from("/srv/files");
+    assert_eq!(
+        of("directory-root = \"/srv/files\"\ndirectories = [\"assets\", \"limits-2\"]\n"),
+        BTreeMap::from([
+            ("assets".to_owned(), root.clone()),
+            ("limits-2".to_owned(), root)
+        ])
+    );
+    let many: Vec<String> = (0..17).map(|n| format!("\"d{n}\"")).collect();
+    for (directories, want) in [
+        ("\"..\"", "`..` is no name of a directory"),
+        ("\"a/b\"", "`a/b` is no name of a directory"),
+        ("\"a\", \"a\"", "`a` is named twice"),
+        (&many.join(", "), "more than 16 directories"),
+    ] {
+        let text = format!("{GOOD}[policy]\ndirectories = [{directories}]\n");
+        let told = told(&load(&[("tidegate.toml", &text)], &[])).join("\n");
+        assert!(told.contains(want), "{directories}: {told}");
+    }
 }
 
 /// Lines that are nearly right, so that chance gets past the parser.

@@ -408,6 +408,14 @@ fn manifests_are_checked() {
             r#"{"settings": {"type": 7}}"#,
             "`type` takes a list of texts",
         ),
+        (
+            r#"{"directories": ["../x"], "grants": ["wasi"]}"#,
+            "`../x` is not made of",
+        ),
+        (
+            r#"{"directories": ["x"]}"#,
+            "ask for `wasi` in `grants` too",
+        ),
         (r#"{"grants": ["network"]}"#, "unknown variant `network`"),
         (r#"{"min-daemon": "99.0.0"}"#, "needs tidegate 99.0.0"),
         (r#"{"digest": "sha256:00"}"#, "is no digest"),
