@@ -12,10 +12,15 @@ pub(super) struct Csv {
     reader: Reader,
     columns: Vec<Column>,
     time: Option<(usize, TimeField)>,
+    /// Nobody named the columns: fields are known by their numbers.
+    numbered: bool,
     /// The fields of one line, without quotes, and where each ends.
     fields: Vec<u8>,
     ends: Vec<usize>,
 }
+
+/// Fields of a line whose columns nobody named.
+const NUMBERED: usize = 256;
 
 struct Column {
     name: String,
@@ -52,6 +57,13 @@ impl Csv {
             }
             None => None,
         };
+        if columns.is_empty() {
+            let columns: Vec<String> = (0..NUMBERED).map(|index| index.to_string()).collect();
+            return Ok(Self {
+                numbered: true,
+                ..Self::new(&columns, separator, None)?
+            });
+        }
         let is_time = |index| time.as_ref().is_some_and(|(column, _)| *column == index);
         let mut named = columns.iter().enumerate();
         if named.all(|(index, name)| name.is_empty() || is_time(index)) {
@@ -69,6 +81,7 @@ impl Csv {
                 })
                 .collect(),
             time,
+            numbered: false,
             fields: Vec::new(),
         })
     }
@@ -107,7 +120,12 @@ impl Csv {
     }
 
     fn line(&mut self, line: u64, count: usize, rows: &mut Rows) -> Result<(), DecodeFailure> {
-        if count != self.columns.len() {
+        if self.numbered && count == 1 {
+            // A bare value, as in JSON.
+            let (value, quality) = value(self.field(line, 0)?);
+            return rows.push(value, quality);
+        }
+        if count != self.columns.len() && !self.numbered {
             return Err(self.fields_of(line, Some(count)));
         }
         let time = match &self.time {
@@ -128,7 +146,7 @@ impl Csv {
             }
             None => rows.arrival(),
         };
-        for index in 0..self.columns.len() {
+        for index in 0..count {
             let is_time = self
                 .time
                 .as_ref()
@@ -177,12 +195,15 @@ impl Csv {
         let want = self.columns.len();
         DecodeFailure::undecodable(match count {
             Some(count) => format!("line {line} has {count} fields; `columns` names {want}"),
-            None => format!("line {line} has more than {want} fields, as many as `columns` names"),
+            None => {
+                format!("line {line} has more than {want} fields, as many as there are columns")
+            }
         })
     }
 }
 
-fn value(text: &str) -> (Value<'_>, Quality) {
+/// What a field says.
+pub(super) fn value(text: &str) -> (Value<'_>, Quality) {
     match number::scan(text.as_bytes()) {
         Some((length, whole)) if length == text.len() => number::value(text, whole),
         _ if text.eq_ignore_ascii_case("true") => (Value::Bool(true), Quality::Good),

@@ -38,6 +38,7 @@ impl IdentityField {
                 path: field.to_owned(),
             },
             As::Text => return Err(DecodeConfigError::IdentityOfText),
+            As::Regex { .. } | As::Binary { .. } => return Err(DecodeConfigError::IdentityNowhere),
             As::Csv { columns, separator } => {
                 let column = columns.iter().position(|name| name == field);
                 Place::Csv {

@@ -6,6 +6,8 @@
 //! | `json` | a bare value | one reading of the topic's series |
 //! | `text` | one value | one reading of the topic's series; a unit after a number is cut off |
 //! | `csv` | lines of fields | one reading for each named field of each line |
+//! | `regex` | a text in which a pattern is found | one reading for each named group |
+//! | `binary` | fields at fixed places | one reading for each field |
 //!
 //! Numbers are never changed without a mark: whole ones up to 64 bits stay integers, a whole one beyond that becomes
 //! the nearest double with quality *uncertain*, and one beyond the doubles becomes an infinity with quality *bad*. Of
@@ -15,11 +17,13 @@
 //! Where a time field is named, it must be there and be readable: a message without it fails, rather than getting the
 //! time at which it happened to arrive. A message either becomes all of its readings or fails with one reason.
 
+mod binary;
 mod csv;
 mod identity;
 mod json;
 mod names;
 mod number;
+mod regex;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -30,14 +34,17 @@ use tidegate_domain::limits::PAYLOAD_BYTES;
 use tidegate_domain::outcome::reason;
 use tidegate_domain::{Batch, Message};
 
+pub use binary::{BINARY_FIELDS, BinaryField, BinaryKind};
 pub use identity::IdentityField;
 pub use time::TimeUnit;
 
+use self::regex::Pattern;
+use binary::Layout;
 use csv::Csv;
 use rows::Rows;
 
 /// How a source's messages are decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DecodeConfig {
     /// What the payloads are.
     pub format: As,
@@ -50,7 +57,7 @@ pub struct DecodeConfig {
 }
 
 /// What payloads are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum As {
     /// JSON (RFC 8259).
     Json,
@@ -58,10 +65,21 @@ pub enum As {
     Text,
     /// Lines of separated fields (RFC 4180), without a header.
     Csv {
-        /// The columns' names in order. A column with an empty name is skipped.
+        /// The columns' names in order. A column with an empty name is skipped. Without any, every field is a value: the one
+        /// field of a line has the topic's series, several have their numbers, from 0, behind it.
         columns: Vec<String>,
         /// What stands between fields.
         separator: u8,
+    },
+    /// A pattern, as the crate `regex` reads it, found once in a message.
+    Regex {
+        /// With named groups.
+        pattern: String,
+    },
+    /// Fields at fixed places.
+    Binary {
+        /// The fields, each with a name of its own.
+        fields: Vec<BinaryField>,
     },
 }
 
@@ -82,6 +100,30 @@ pub enum DecodeConfigError {
         /// The time field.
         field: String,
     },
+    /// Only a field of a text can be a time.
+    #[error("`time-field` has no meaning for `binary`: a reading's time is its arrival")]
+    TimeFieldOfBinary,
+    /// A time field that is no group.
+    #[error("`time-field` names `{field}`, which is none of the pattern's groups")]
+    TimeFieldNoGroup {
+        /// The time field.
+        field: String,
+    },
+    /// A pattern that is none, or is too large.
+    #[error("the pattern is no regular expression: {error}")]
+    Pattern {
+        /// What is wrong with it.
+        error: String,
+    },
+    /// A pattern without a value.
+    #[error("the pattern names no group with a value; write one as in `(?P<weight>[0-9.]+)`")]
+    NoGroups,
+    /// A layout without a field, or with too many.
+    #[error("a layout has 1 to {BINARY_FIELDS} fields")]
+    NoFields,
+    /// These have no field that could be one.
+    #[error("`identity` needs `json` or `csv`, or a property")]
+    IdentityNowhere,
     /// An identity with no name.
     #[error("the field of `identity` is empty; name one, or leave `identity` out")]
     IdentityEmpty,
@@ -161,6 +203,8 @@ enum Format {
     Json { scratch: String },
     Text,
     Csv(Csv),
+    Regex(Pattern),
+    Binary(Layout),
 }
 
 /// A time field as it is looked for.
@@ -192,6 +236,11 @@ impl Decoder {
             As::Csv { columns, separator } => {
                 Format::Csv(Csv::new(&columns, separator, time.as_ref())?)
             }
+            As::Regex { pattern } => Format::Regex(Pattern::new(&pattern, time.as_ref())?),
+            As::Binary { .. } if time.is_some() => {
+                return Err(DecodeConfigError::TimeFieldOfBinary);
+            }
+            As::Binary { fields } => Format::Binary(Layout::new(fields)?),
         };
         Ok(Self {
             format,
@@ -235,6 +284,9 @@ impl Decoder {
         if message.topic.is_empty() {
             return Err(DecodeFailure::undecodable("the topic is empty"));
         }
+        if let Format::Binary(layout) = &self.format {
+            return layout.decode(payload, &mut self.rows);
+        }
         let text = std::str::from_utf8(payload).map_err(|error| {
             let at = error.valid_up_to();
             DecodeFailure::undecodable(format!("byte {at} ({:#04x}) is no UTF-8", payload[at]))
@@ -253,6 +305,8 @@ impl Decoder {
             }
             Format::Text => text::decode(text, &mut self.rows),
             Format::Csv(csv) => csv.decode(text, &mut self.rows),
+            Format::Regex(pattern) => pattern.decode(text, &mut self.rows),
+            Format::Binary(layout) => layout.decode(payload, &mut self.rows),
         }
     }
 }

@@ -340,6 +340,187 @@ fn lines_of_csv() {
 }
 
 #[test]
+fn lines_of_csv_without_names() {
+    let bare = config(csv(&[]));
+    check(&bare, "12.5\r\n", Ok(&[good("t", Value::Float(12.5))]));
+    check(
+        &bare,
+        "1;,ok,,true",
+        Ok(&[
+            good("t/0", Value::Text("1;")),
+            good("t/1", Value::Text("ok")),
+            good("t/3", Value::Bool(true)),
+        ]),
+    );
+    let many = vec!["1"; 256].join(",");
+    let decoded = Decoder::new(bare.clone())
+        .unwrap()
+        .decode(&[message("t", many.as_bytes())]);
+    assert_eq!(decoded.rows, [256]);
+    check(
+        &bare,
+        &format!("{many},1,1"),
+        Err((UNDECODABLE, "more than 256 fields")),
+    );
+}
+
+fn pattern(pattern: &str) -> As {
+    As::Regex {
+        pattern: pattern.to_owned(),
+    }
+}
+
+#[test]
+fn groups_of_a_pattern() {
+    let scale = config(pattern(
+        r"^(?P<status>ST|US),\s*(?P<weight>[+-]?[0-9.]+)(kg)?(?P<rest>x*)",
+    ));
+    check(
+        &scale,
+        "ST,  +12.50kg",
+        Ok(&[
+            good("t/status", Value::Text("ST")),
+            good("t/weight", Value::Float(12.5)),
+        ]),
+    );
+    check(
+        &scale,
+        "OL,12kg",
+        Err((UNDECODABLE, "the pattern is not found")),
+    );
+    let timed = timed(pattern(r"(?P<at>\d+) (?P<v>\d+)?"), "at");
+    check(
+        &timed,
+        "2 7",
+        Ok(&[("t/v", 2_000_000, Value::Int(7), Quality::Good)]),
+    );
+    check(&timed, "2 ", Ok(&[]));
+    // Whatever the pattern, its time grows with the text alone.
+    let slow = config(pattern(r"^(?P<a>(x+x+)+)y$"));
+    check(&slow, &"x".repeat(10_000), Err((UNDECODABLE, "not found")));
+    // A group of another alphabet, or one that is no end of a series, is refused like any other name.
+    let error = |config| Decoder::new(config).err();
+    assert!(matches!(
+        error(config(pattern("("))),
+        Some(DecodeConfigError::Pattern { .. })
+    ));
+    assert!(matches!(
+        error(config(pattern(r"(?P<a>\w{1000}{1000})"))),
+        Some(DecodeConfigError::Pattern { .. })
+    ));
+    assert_eq!(
+        error(config(pattern("[0-9]+"))),
+        Some(DecodeConfigError::NoGroups)
+    );
+    assert!(matches!(
+        error(super::tests::timed(pattern("(?P<a>.)"), "b")),
+        Some(DecodeConfigError::TimeFieldNoGroup { .. })
+    ));
+}
+
+fn field(name: &str, offset: usize, kind: BinaryKind) -> BinaryField {
+    BinaryField {
+        name: name.to_owned(),
+        offset,
+        kind,
+        big_endian: true,
+        scale: None,
+    }
+}
+
+#[test]
+fn fields_of_a_layout() {
+    use BinaryKind::{
+        Bool, Float32, Float64, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64,
+    };
+    let check =
+        |kind: BinaryKind, scale: Option<f64>, bytes: &[u8], value: Value<'_>, quality: Quality| {
+            // The same in both orders.
+            let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
+            for (big_endian, bytes) in [(true, bytes), (false, &reversed)] {
+                let format = As::Binary {
+                    fields: vec![BinaryField {
+                        big_endian,
+                        scale,
+                        ..field("v", 1, kind)
+                    }],
+                };
+                let payload = [&[0xEE], bytes].concat();
+                let decoded = Decoder::new(config(format))
+                    .unwrap()
+                    .decode(&[message("t", &payload)]);
+                let expect = [("t/v", ARRIVAL, value, quality)];
+                assert_eq!(
+                    format!("{:?}", rows(&decoded.batch)),
+                    format!("{expect:?}"),
+                    "{kind:?} {bytes:?}"
+                );
+            }
+        };
+    let good = |kind, bytes: &[u8], value| check(kind, None, bytes, value, Quality::Good);
+    good(Bool, &[0], Value::Bool(false));
+    good(Bool, &[2], Value::Bool(true));
+    good(Int8, &[0xFF], Value::Int(-1));
+    good(Uint8, &[0xFF], Value::Int(255));
+    good(Int16, &[0x80, 0], Value::Int(-32_768));
+    good(Uint16, &[0x12, 0x34], Value::Int(0x1234));
+    good(Int32, &[0xFF, 0xFF, 0xFF, 0xFE], Value::Int(-2));
+    good(Uint32, &[0xFF, 0xFF, 0xFF, 0xFF], Value::Int(4_294_967_295));
+    good(Int64, &i64::MIN.to_be_bytes(), Value::Int(i64::MIN));
+    good(
+        Uint64,
+        &(i64::MAX as u64).to_be_bytes(),
+        Value::Int(i64::MAX),
+    );
+    good(Float32, &1.5f32.to_be_bytes(), Value::Float(1.5));
+    good(Float64, &(-0.1f64).to_be_bytes(), Value::Float(-0.1));
+    check(
+        Uint64,
+        None,
+        &[0xFF; 8],
+        Value::Float(18_446_744_073_709_551_615.0),
+        Quality::Uncertain,
+    );
+    check(
+        Float32,
+        None,
+        &f32::NAN.to_be_bytes(),
+        Value::Float(f64::NAN),
+        Quality::Bad,
+    );
+    check(
+        Int16,
+        Some(0.5),
+        &[0xFF, 0xFD],
+        Value::Float(-1.5),
+        Quality::Good,
+    );
+
+    let format = As::Binary {
+        fields: vec![field("a", 0, Uint8), field("b", 2, Uint16)],
+    };
+    super::tests::check(
+        &config(format.clone()),
+        "abc",
+        Err((UNDECODABLE, "has 3 bytes; the field `b` ends at byte 4")),
+    );
+    let error = |config| Decoder::new(config).err();
+    assert_eq!(
+        error(timed(format, "a")),
+        Some(DecodeConfigError::TimeFieldOfBinary)
+    );
+    assert_eq!(
+        error(config(As::Binary { fields: vec![] })),
+        Some(DecodeConfigError::NoFields)
+    );
+    let twice = vec![field("a", 0, Uint8), field("a", 1, Uint8)];
+    assert!(matches!(
+        error(config(As::Binary { fields: twice })),
+        Some(DecodeConfigError::ColumnTwice { .. })
+    ));
+}
+
+#[test]
 fn contradictory_configurations() {
     let error = |config| Decoder::new(config).err();
     assert_eq!(
@@ -507,7 +688,11 @@ proptest! {
         payload in proptest::collection::vec(any::<u8>(), 0..300),
         text in "[-+0-9.eE,;\"\n a-c°\\\\{}\\[\\]:]{0,60}",
     ) {
-        for format in [As::Json, As::Text, csv(&["a", "b"]), csv(&["a"])] {
+        let binary = As::Binary {
+            fields: vec![field("a", 0, BinaryKind::Float32), field("b", 200, BinaryKind::Uint64)],
+        };
+        let regex = pattern(r"(?P<a>[0-9]+)(?P<b>.)?");
+        for format in [As::Json, As::Text, csv(&["a", "b"]), csv(&["a"]), csv(&[]), binary, regex] {
             let mut decoder = Decoder::new(config(format)).unwrap();
             let decoded = decoder.decode(&[message("t", &payload), message("t", text.as_bytes())]);
             prop_assert!(decoded.batch.validate().is_ok());
