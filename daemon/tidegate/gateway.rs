@@ -201,14 +201,14 @@ pub(crate) fn uplink_tls(uplink: &config::Uplink) -> anyhow::Result<Vec<Option<A
     tls.collect()
 }
 
-/// What a source is told. `had_session`: whether a broker is expected to know us.
-pub(crate) fn source_config(
+/// What an MQTT source is told. `had_session`: whether a broker is expected to know us.
+pub(crate) fn mqtt_config(
     source: &config::Source,
+    mqtt: &config::MqttSource,
     index: usize,
     tls: Option<&Arc<Tls>>,
     had_session: bool,
 ) -> ingest::MqttConfig {
-    let config::SourceKind::Mqtt(mqtt) = &source.kind;
     let broker = &mqtt.broker;
     ingest::MqttConfig {
         index,
@@ -250,6 +250,27 @@ pub(crate) fn source_config(
     }
 }
 
+/// What a serial source is told.
+pub(crate) fn serial_config(
+    source: &config::Source,
+    serial: &config::SerialSource,
+    index: usize,
+) -> ingest::SerialConfig {
+    ingest::SerialConfig {
+        index,
+        name: source.name.clone(),
+        device: serial.device.clone(),
+        line: serial.line,
+        exclusive: serial.exclusive,
+        rs485: serial.rs485,
+        framing: serial.framing.clone(),
+        longest: serial.longest,
+        pause: serial.pause,
+        initial: serial.initial.clone(),
+        query: serial.query.clone(),
+    }
+}
+
 /// The property that identifies a source's messages, where one does.
 fn property(identity: &config::Identity) -> Option<ingest::Property> {
     match &identity.by {
@@ -261,9 +282,13 @@ fn property(identity: &config::Identity) -> Option<ingest::Property> {
     }
 }
 
-/// Messages that a source sends without an acknowledgement.
+/// Messages that a source sends without an acknowledgement; 0 where it waits for none.
 pub(crate) fn receive_window(source: &config::Source) -> u32 {
-    let config::SourceKind::Mqtt(mqtt) = &source.kind;
+    let mqtt = match &source.kind {
+        config::SourceKind::Mqtt(mqtt) => mqtt,
+        // Nobody waits for its acknowledgements.
+        config::SourceKind::Serial(_) => return 0,
+    };
     match mqtt.broker.version {
         config::MqttVersion::V311 => u32::from(mqtt.in_flight),
         config::MqttVersion::V5 => u32::from(ingest::RECEIVE_MAXIMUM),
@@ -458,30 +483,55 @@ pub(crate) fn record(source: &str, event: SourceEvent) -> Vec<ToWriter> {
                 .into(),
             ]
         }
+        Occurrence::Opened { device } => {
+            tracing::info!(source, device, "the line is open");
+            Vec::new()
+        }
+        Occurrence::LineErrors {
+            frame,
+            parity,
+            breaks,
+            overrun,
+        } => {
+            tracing::warn!(
+                source,
+                frame,
+                parity,
+                breaks,
+                overrun,
+                "the line has errors: check speed, parity, cable and shield"
+            );
+            Vec::new()
+        }
         Occurrence::Overflow {
-            messages, from, to, ..
+            reason,
+            messages,
+            from,
+            to,
+            ..
         } => {
             tracing::error!(
                 source,
                 messages,
-                "QoS 0 came faster than it could be taken in"
+                reason,
+                "messages came faster than they could be taken in, and cannot wait where they come from"
             );
             vec![
-                ToWriter::Input(overflow(index, messages, to)),
-                overflow_gap(index, messages, from, to).into(),
+                ToWriter::Input(overflow(index, reason, messages, to)),
+                overflow_gap(index, reason, messages, from, to).into(),
             ]
         }
     }
 }
 
 /// Dropped messages were received all the same: the ledger counts them as both.
-fn overflow(source: usize, messages: u64, arrival: Arrival) -> store::Input {
+fn overflow(source: usize, reason: &'static str, messages: u64, arrival: Arrival) -> store::Input {
     BatchOutcome {
         source,
         arrival,
         counts: MessageCounts {
             received: messages,
-            dropped: BTreeMap::from([(reason::OVERFLOW, messages)]),
+            dropped: BTreeMap::from([(reason, messages)]),
             ..MessageCounts::default()
         },
         ..BatchOutcome::default()
@@ -489,13 +539,19 @@ fn overflow(source: usize, messages: u64, arrival: Arrival) -> store::Input {
     .into()
 }
 
-fn overflow_gap(source: usize, messages: u64, from: Arrival, to: Arrival) -> SourceGap {
+fn overflow_gap(
+    source: usize,
+    reason: &'static str,
+    messages: u64,
+    from: Arrival,
+    to: Arrival,
+) -> SourceGap {
     SourceGap {
         source,
         from: from.wall,
         to: to.wall,
         count: Some(messages),
-        reason: reason::OVERFLOW,
+        reason,
     }
 }
 
@@ -523,7 +579,11 @@ pub(crate) fn load_modules(
         .iter()
         .filter_map(|source| match &source.decode {
             config::Decode::Module(decoder) => Some(&decoder.module),
-            config::Decode::Json { .. } | config::Decode::Text | config::Decode::Csv { .. } => None,
+            config::Decode::Json { .. }
+            | config::Decode::Text
+            | config::Decode::Csv { .. }
+            | config::Decode::Regex { .. }
+            | config::Decode::Binary { .. } => None,
         });
     let filters = config
         .pipelines
@@ -654,6 +714,18 @@ fn format_of(source: &config::Source) -> Option<(As, Option<&config::EventTime>)
         config::Decode::Module(_) => return None,
         config::Decode::Json { time } => (As::Json, time.as_ref()),
         config::Decode::Text => (As::Text, None),
+        config::Decode::Regex { pattern, time } => (
+            As::Regex {
+                pattern: pattern.clone(),
+            },
+            time.as_ref(),
+        ),
+        config::Decode::Binary { fields } => (
+            As::Binary {
+                fields: fields.clone(),
+            },
+            None,
+        ),
         config::Decode::Csv {
             columns,
             separator,

@@ -257,9 +257,9 @@ fn rest(config: &Config) -> String {
 
 /// What the text does not show.
 fn secrets_of_brokers(config: &Config) -> Vec<Option<config::Secret<String>>> {
-    let sources = config.sources.iter().map(|source| {
-        let config::SourceKind::Mqtt(mqtt) = &source.kind;
-        mqtt.broker.password.clone()
+    let sources = config.sources.iter().map(|source| match &source.kind {
+        config::SourceKind::Mqtt(mqtt) => mqtt.broker.password.clone(),
+        config::SourceKind::Serial(_) => None,
     });
     let uplinks = config
         .uplinks

@@ -229,7 +229,7 @@ impl View for Waiting {
                 .map(|source| view::SourceStatus {
                     name: source.name.clone(),
                     url: observe::source_url(source),
-                    kind: "mqtt".to_owned(),
+                    kind: source.kind.as_str().to_owned(),
                     state: view::SourceState::Connecting,
                     since: self.started_at,
                     last_error: Some("it is not connected before the store can be used".to_owned()),

@@ -178,16 +178,30 @@ pub(crate) fn start(
                 .get(&source.name)
                 .is_some_and(|counts| counts.received > 0);
             let (events, happened) = mpsc::channel::<SourceEvent>(EVENTS);
-            let config::SourceKind::Mqtt(mqtt) = &source.kind;
-            let tls = gateway::tls(&mqtt.broker)?;
-            let settings = gateway::source_config(source, index, tls.as_ref(), had_session);
-            source_tls.insert(index, tls);
-            let (task, handle) = tidegate_ingest::mqtt(settings, intake.clone(), events)?;
             let name = format!("source {}", source.name);
-            tasks.spawn_on(
-                async move { (name, task.run(clock::now).await.map_err(Into::into)) },
-                &runtime,
-            );
+            let (tls, handle) = match &source.kind {
+                config::SourceKind::Mqtt(mqtt) => {
+                    let tls = gateway::tls(&mqtt.broker)?;
+                    let settings =
+                        gateway::mqtt_config(source, mqtt, index, tls.as_ref(), had_session);
+                    let (task, handle) = tidegate_ingest::mqtt(settings, intake.clone(), events)?;
+                    tasks.spawn_on(
+                        async move { (name, task.run(clock::now).await.map_err(Into::into)) },
+                        &runtime,
+                    );
+                    (tls, handle)
+                }
+                config::SourceKind::Serial(serial) => {
+                    let settings = gateway::serial_config(source, serial, index);
+                    let (task, handle) = tidegate_ingest::serial(settings, intake.clone(), events);
+                    tasks.spawn_on(
+                        async move { (name, task.run(clock::now).await.map_err(Into::into)) },
+                        &runtime,
+                    );
+                    (None, handle)
+                }
+            };
+            source_tls.insert(index, tls);
             tasks.spawn_on(
                 record_events(source.name.clone(), happened, inbox.clone()),
                 &runtime,

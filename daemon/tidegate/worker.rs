@@ -268,7 +268,7 @@ impl Worker {
             return Ok(());
         };
         if !self.careful.sources.contains(&source) {
-            let outcome = self.process(source, &messages(batch));
+            let outcome = self.process_framed(source, batch);
             return self.hand_over(outcome);
         }
         // A broker sends again before it sends on: with the first new message, what was in flight at the crash is through.
@@ -282,8 +282,43 @@ impl Worker {
             return Ok(());
         }
         self.careful.sources.remove(&source);
-        let outcome = self.process(source, &messages(rest));
+        let outcome = self.process_framed(source, rest);
         self.hand_over(outcome)
+    }
+
+    /// Processes what are messages, and sets aside what is none: bytes of a serial line that belong to no frame.
+    fn process_framed(&mut self, source: usize, batch: Vec<Received>) -> BatchOutcome {
+        let (garbage, framed): (Vec<Received>, Vec<Received>) = batch
+            .into_iter()
+            .partition(|received| received.unframed.is_some());
+        let mut outcome = self.process(source, &messages(framed));
+        let is_read = self
+            .sources
+            .get(&source)
+            .is_some_and(|stage| !stage.pipelines.is_empty());
+        for Received {
+            message, unframed, ..
+        } in garbage
+        {
+            outcome.arrival = outcome.arrival.max(message.arrival);
+            outcome.bytes += message.payload.len();
+            outcome.counts.received += 1;
+            if !is_read {
+                *outcome
+                    .counts
+                    .dropped
+                    .entry(reason::NO_PIPELINE)
+                    .or_default() += 1;
+                continue;
+            }
+            outcome.counts.quarantined += 1;
+            let failure = DecodeFailure {
+                reason: reason::UNFRAMED,
+                detail: unframed.unwrap_or_default().to_owned(),
+            };
+            outcome.quarantined.push(quarantined(&message, failure));
+        }
+        outcome
     }
 
     /// Processes redelivered messages with their attempts on record: together those that are there for the first time,

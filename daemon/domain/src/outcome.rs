@@ -137,6 +137,10 @@ pub mod reason {
     pub const DUPLICATE: &str = "duplicate";
     /// QoS 0 came faster than it could be taken in.
     pub const OVERFLOW: &str = "overflow";
+    /// What a serial line sent came faster than it could be taken in.
+    pub const OVERRUN: &str = "overrun";
+    /// Bytes of a serial line that belong to no frame.
+    pub const UNFRAMED: &str = "unframed";
     /// A filter failed and its `on-failure` is `drop`.
     pub const FILTER_FAILURE: &str = "filter-failure";
     /// The payload is not what `decode` says.

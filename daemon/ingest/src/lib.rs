@@ -6,13 +6,27 @@
 
 mod acks;
 mod mqtt;
+mod serial;
 mod source;
 
+#[cfg(test)]
+#[path = "../../../tests/fuzz/replay.rs"]
+mod replay;
+
+/// The functions of the targets in `tests/fuzz`.
 #[cfg(any(test, feature = "fuzzing"))]
-pub use mqtt::fuzz;
+pub mod fuzz {
+    pub use crate::mqtt::fuzz::packets;
+    pub use crate::serial::fuzz::frames;
+}
+
 pub use mqtt::{
     ConfigError, Credentials, MqttConfig, MqttSource, Property, Qos, RECEIVE_MAXIMUM, Subscription,
     Transport, Version, mqtt,
+};
+pub use serial::{
+    Checksum, Covers, ENVELOPE_BYTES, Envelope, Escape, Flow, Framing, LineSettings, Parity, Query,
+    Rs485, SerialConfig, SerialSource, Width, serial,
 };
 pub use source::{
     Occurrence, Permit, Received, SourceError, SourceEvent, SourceHandle, SourceState, SourceStatus,

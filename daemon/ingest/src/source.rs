@@ -1,6 +1,7 @@
 //! What every kind of source has in common: messages out, acknowledgements in, a state to look at.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ pub struct Received {
     /// Its place in the source's queue. Drop it when the message has left the queue for the pipeline: the source may
     /// take in as much again.
     pub permit: Permit,
+    /// Why the bytes belong to no message, where they do not: they are set aside undecoded.
+    pub unframed: Option<&'static str>,
 }
 
 /// A share of a source's queue, returned on drop.
@@ -88,9 +91,11 @@ pub enum Occurrence {
         /// The topic filter.
         filter: String,
     },
-    /// Messages of QoS 0 came faster than the pipeline took them and were dropped. They are not among what was
-    /// handed over: count them as received and dropped.
+    /// Messages that cannot wait where they come from (MQTT at QoS 0, a serial line) came faster than the pipeline took them
+    /// and were dropped. They are not among what was handed over: count them as received and dropped.
     Overflow {
+        /// [`reason::OVERFLOW`](tidegate_domain::outcome::reason) or `OVERRUN`.
+        reason: &'static str,
         /// How many.
         messages: u64,
         /// Their payload bytes.
@@ -99,6 +104,22 @@ pub enum Occurrence {
         from: Arrival,
         /// Arrival of the last.
         to: Arrival,
+    },
+    /// The serial line is open.
+    Opened {
+        /// The device.
+        device: String,
+    },
+    /// What the driver of a serial line has counted since the last look: characters, not messages.
+    LineErrors {
+        /// Without a stop bit.
+        frame: u32,
+        /// With a wrong parity bit.
+        parity: u32,
+        /// Breaks.
+        breaks: u32,
+        /// Lost for want of room in the hardware or the kernel.
+        overrun: u32,
     },
     /// A payload was too long to be held in memory: its beginning was handed over, just long enough to be set aside
     /// as oversize, and the rest was read and thrown away.
@@ -421,7 +442,7 @@ impl Reporter {
     }
 
     /// Counts a dropped message; it is reported with the next [`Reporter::flush_overflow`].
-    pub(crate) fn overflow(&mut self, size: usize, at: Arrival) {
+    pub(crate) fn overflow(&mut self, reason: &'static str, size: usize, at: Arrival) {
         let (mut messages, mut bytes, mut from) = (1, size as u64, at);
         if let Some(Occurrence::Overflow {
             messages: m,
@@ -437,6 +458,7 @@ impl Reporter {
         self.overflow = Some(self.event(
             at,
             Occurrence::Overflow {
+                reason,
                 messages,
                 bytes,
                 from,
@@ -500,4 +522,17 @@ impl Reporter {
             Err(mpsc::error::TrySendError::Closed(_)) | Ok(()) => None,
         }
     }
+}
+
+/// Waits until the phase is another one.
+pub(crate) async fn left(phase: &mut watch::Receiver<Phase>, from: Phase) {
+    if phase.wait_for(|phase| *phase != from).await.is_err() {
+        // The sender lives as long as the source.
+        pending::<()>().await;
+    }
+}
+
+/// Evenly distributed bits for jitter. Without a source of randomness the waits are the longest ones.
+pub(crate) fn random() -> u64 {
+    getrandom::u64().unwrap_or(u64::MAX)
 }

@@ -389,7 +389,11 @@ fn sources(snapshot: &Snapshot, now: i64) -> impl Iterator<Item = Finding> {
                 source.backing_off_until,
                 now,
             ),
-            hint: format!("Check that {} runs and can be reached.", source.url),
+            hint: if source.kind == "serial" {
+                format!("Check that {} is plugged in and may be opened.", source.url)
+            } else {
+                format!("Check that {} runs and can be reached.", source.url)
+            },
             anchor: format!("#source-{at}"),
         })
 }

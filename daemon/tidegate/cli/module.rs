@@ -249,7 +249,11 @@ fn of_site(config: &Path, file: &Path, found: &Inspection) -> Result<OfSite, Fai
         .map(|filter| named(!filter.secrets.is_empty(), &filter.module))
         .chain(config.sources.iter().map(|source| match &source.decode {
             Decode::Module(decoder) => named(!decoder.secrets.is_empty(), &decoder.module),
-            Decode::Json { .. } | Decode::Text | Decode::Csv { .. } => false,
+            Decode::Json { .. }
+            | Decode::Text
+            | Decode::Csv { .. }
+            | Decode::Regex { .. }
+            | Decode::Binary { .. } => false,
         }));
     let gets = grants::granted(&manifest, &policy, secrets.any(|named| named));
     let directories = grants::directories(&manifest, &config.policy.directories);

@@ -11,6 +11,7 @@ mod raw;
 mod report;
 mod rollout;
 mod section;
+mod serial;
 mod source;
 mod tls;
 mod units;
@@ -26,8 +27,8 @@ use std::path::Path;
 pub(crate) use bounds::Limits;
 pub(crate) use model::{
     Broker, ClockTrust, Config, Decode, EventTime, Filter, Full, Identity, IdentityBy, Modules,
-    MqttVersion, OnFailure, Pipeline, Policy, Route, Secret, Send, Source, SourceKind, TimeUnit,
-    Uplink,
+    MqttSource, MqttVersion, OnFailure, Pipeline, Policy, Route, Secret, Send, SerialSource,
+    Source, SourceKind, TimeUnit, Uplink,
 };
 pub(crate) use report::Problems;
 pub(crate) use source::CORRELATION_DATA;

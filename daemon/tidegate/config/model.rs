@@ -10,7 +10,9 @@ use tidegate_domain::alarm;
 use tidegate_domain::command;
 use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::Severity;
+use tidegate_ingest::{Framing, LineSettings, Query, Rs485};
 use tidegate_pipeline::LoadLimits;
+use tidegate_pipeline::decode::BinaryField;
 use tidegate_tls::TlsConfig;
 use tidegate_uplink::payload::Encoding;
 
@@ -166,6 +168,41 @@ pub(crate) enum IdentityBy {
 pub(crate) enum SourceKind {
     /// Subscriptions at an MQTT broker.
     Mqtt(MqttSource),
+    /// Frames of a serial line.
+    Serial(SerialSource),
+}
+
+impl SourceKind {
+    /// The word in the configuration.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Mqtt(_) => "mqtt",
+            Self::Serial(_) => "serial",
+        }
+    }
+}
+
+/// `kind = "serial"`
+#[derive(Clone, Debug)]
+pub(crate) struct SerialSource {
+    /// The device, or a link that names its identity.
+    pub(crate) device: PathBuf,
+    /// Speed and bits.
+    pub(crate) line: LineSettings,
+    /// Whether no other program may open it meanwhile.
+    pub(crate) exclusive: bool,
+    /// Direction of an RS-485 transceiver.
+    pub(crate) rs485: Option<Rs485>,
+    /// How the stream is cut.
+    pub(crate) framing: Framing,
+    /// Bytes of the longest frame.
+    pub(crate) longest: usize,
+    /// Silence that ends a frame, or what is begun of one.
+    pub(crate) pause: Option<Duration>,
+    /// Written once, when the line is opened.
+    pub(crate) initial: Vec<u8>,
+    /// Written again and again.
+    pub(crate) query: Option<Query>,
 }
 
 /// `kind = "mqtt"`
@@ -223,7 +260,7 @@ pub(crate) struct Subscription {
 }
 
 /// How a payload becomes readings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decode {
     /// A JSON value or object.
     Json {
@@ -236,12 +273,24 @@ pub(crate) enum Decode {
     Module(DecoderModule),
     /// Separated columns.
     Csv {
-        /// Their names, in order; one with an empty name is skipped.
+        /// Their names, in order; one with an empty name is skipped. Without any, fields have numbers.
         columns: Vec<String>,
         /// What stands between them; ASCII.
         separator: u8,
         /// Which of them is the time; arrival otherwise.
         time: Option<EventTime>,
+    },
+    /// The named groups of a pattern.
+    Regex {
+        /// The pattern.
+        pattern: String,
+        /// Which of its groups is the time; arrival otherwise.
+        time: Option<EventTime>,
+    },
+    /// Fields at fixed places.
+    Binary {
+        /// The fields.
+        fields: Vec<BinaryField>,
     },
 }
 

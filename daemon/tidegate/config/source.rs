@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tidegate_domain::limits::IDENTITIES;
 use tidegate_domain::outcome::Severity;
+use tidegate_pipeline::decode::{
+    As, BINARY_FIELDS, BinaryField, BinaryKind, DecodeConfig, Decoder,
+};
 
 use super::bounds::limits;
 use super::model::{
@@ -15,8 +18,9 @@ use super::pipeline::{check_module, secrets, settings};
 use super::raw::{Entry, Node, Value};
 use super::report::Place;
 use super::section::{At, Checker, Section, suggest};
+use super::serial::{order, serial};
 
-/// The kinds that the format knows; all but the first come with later versions.
+/// The kinds that the format knows; all but the first two come with later versions.
 const KINDS: [&str; 5] = ["mqtt", "serial", "modbus-rtu", "modbus-tcp", "driver"];
 /// The window of a 3.1.1 broker unless it is told otherwise: mosquitto's default.
 const IN_FLIGHT: i64 = 20;
@@ -51,11 +55,14 @@ pub(super) fn source(
 ) -> Option<Source> {
     let path = join("source", &entry.key);
     let mut section = Section::at(cx, path.clone(), &entry.node);
-    let kind = section.text_required(cx, "kind", "write kind = \"mqtt\"")?;
+    let kind = section.text_required(cx, "kind", "write kind = \"mqtt\", or kind = \"serial\"")?;
+    if kind.value == "serial" {
+        return serial_source(cx, section, entry);
+    }
     if kind.value != "mqtt" {
         if KINDS.contains(&kind.value.as_str()) {
             let message = format!("sources of kind `{}` come with a later version", kind.value);
-            let help = "this version reads MQTT alone: write kind = \"mqtt\", or remove the source";
+            let help = "this version reads MQTT and serial lines: write kind = \"mqtt\" or \"serial\", or remove the source";
             cx.error(kind.place, message, help.to_owned());
         } else {
             let message = format!("`{}` is no kind of source", kind.value);
@@ -110,7 +117,7 @@ pub(super) fn source(
     }
     let decode_path = section.path("decode");
     let decode = match section.node("decode") {
-        Some(node) => decode(cx, decode_path, node),
+        Some(node) => decode(cx, decode_path, node, false),
         None => {
             cx.list(decode_path, "json", None);
             Some(Decode::Json { time: None })
@@ -149,6 +156,35 @@ pub(super) fn source(
         }),
         decode: decode?,
         identity,
+        stale_after: stale_after.value,
+        stale_alarm: stale_alarm?,
+    })
+}
+
+/// The rest of a source of `kind = "serial"`.
+fn serial_source(cx: &mut Checker, mut section: Section<'_>, entry: &Entry) -> Option<Source> {
+    let serial = serial(cx, &mut section);
+    let path = section.path("decode");
+    let decode = match section.node("decode") {
+        Some(node) => decode(cx, path, node, true),
+        None => {
+            cx.list(path, "json", None);
+            Some(Decode::Json { time: None })
+        }
+    };
+    let stale_after = section.duration_or(
+        cx,
+        "stale-after",
+        Duration::from_secs(1)..=STALE_AFTER_MAX,
+        STALE_AFTER,
+    );
+    let stale_alarm = section.choice(cx, "stale-alarm", &STALE_ALARMS, "none");
+    section.finish(cx);
+    Some(Source {
+        name: entry.key.clone(),
+        kind: SourceKind::Serial(serial?),
+        decode: decode?,
+        identity: None,
         stale_after: stale_after.value,
         stale_alarm: stale_alarm?,
     })
@@ -234,6 +270,11 @@ fn check_identity_field(cx: &mut Checker, field: &At<String>, decode: Option<&De
             "`text` has no fields: its payload is one value",
             "write decode = \"json\" or columns, or on MQTT 5 identity = { property = \"message-id\" }".to_owned(),
         ),
+        Some(Decode::Regex { .. } | Decode::Binary { .. }) => cx.error(
+            field.place,
+            "`identity` names a field of JSON or CSV alone",
+            "on MQTT 5 write identity = { property = \"message-id\" }, or remove `identity`".to_owned(),
+        ),
         Some(Decode::Module(decoder)) => cx.error(
             field.place,
             format!(
@@ -310,14 +351,28 @@ fn subscriptions(cx: &mut Checker, section: &mut Section<'_>) -> Vec<At<Subscrip
     found
 }
 
-/// The long form is a table, the short one the word of `as`.
-fn decode(cx: &mut Checker, path: String, node: &Node) -> Option<Decode> {
+/// The long form is a table, the short one the word of `as`. `numbered`: whether columns of CSV may go without names.
+fn decode(cx: &mut Checker, path: String, node: &Node, numbered: bool) -> Option<Decode> {
     if matches!(node.value, Value::Text(_)) {
         let word = super::section::text_of(cx, &path, node)?;
         cx.list(path, &word.value, word.place);
         return match format_word(cx, &word)? {
             Format::Json => Some(Decode::Json { time: None }),
             Format::Text => Some(Decode::Text),
+            Format::Csv if numbered => Some(Decode::Csv {
+                columns: Vec::new(),
+                separator: b',',
+                time: None,
+            }),
+            Format::Regex | Format::Binary => {
+                cx.missing(
+                    word.place,
+                    format!("`{}` needs to know more", word.value),
+                    "write decode = { as = \"regex\", pattern = \"(?P<weight>[0-9.]+)\" }, or { as = \"binary\", fields = [{ name = \"weight\", offset = 0, type = \"uint16\" }] }"
+                        .to_owned(),
+                );
+                None
+            }
             Format::Csv => {
                 cx.missing(
                     word.place,
@@ -351,6 +406,13 @@ fn decode(cx: &mut Checker, path: String, node: &Node) -> Option<Decode> {
     );
     let columns = section.texts(cx, "columns");
     let separator = section.text_or(cx, "separator", ",");
+    let pattern = section.text(cx, "pattern");
+    let order = (section.key_place("fields").is_some()).then(|| order(cx, &mut section, "big"));
+    let fields = match order {
+        Some(big_endian) => fields(cx, &mut section, big_endian.unwrap_or(true)),
+        None => None,
+    };
+    let fields_at = section.key_place("fields");
     let place = section.place();
     let key = |key: &str| section.key_place(key);
     let (columns_at, separator_at, unit_at) = (key("columns"), key("separator"), key("time-unit"));
@@ -358,12 +420,16 @@ fn decode(cx: &mut Checker, path: String, node: &Node) -> Option<Decode> {
     let format = format_word(cx, &word);
     section.finish(cx);
     let format = format?;
-    if format != Format::Csv {
-        for (at, name) in [(columns_at, "columns"), (separator_at, "separator")] {
-            if at.is_some() {
-                let message = format!("`{name}` has no meaning for `{}`", word.value);
-                cx.error(at, message, "remove it, or write as = \"csv\"".to_owned());
-            }
+    let pattern_at = pattern.as_ref().and_then(|pattern| pattern.place);
+    for (at, name, of, needs) in [
+        (columns_at, "columns", Format::Csv, "csv"),
+        (separator_at, "separator", Format::Csv, "csv"),
+        (pattern_at, "pattern", Format::Regex, "regex"),
+        (fields_at, "fields", Format::Binary, "binary"),
+    ] {
+        if at.is_some() && format != of {
+            let message = format!("`{name}` has no meaning for `{}`", word.value);
+            cx.error(at, message, format!("remove it, or write as = \"{needs}\""));
         }
     }
     if time_field.is_none() && unit_at.is_some() {
@@ -382,10 +448,10 @@ fn decode(cx: &mut Checker, path: String, node: &Node) -> Option<Decode> {
                 "name the field, or remove the key".to_owned(),
             );
         }
-        if format == Format::Text {
+        if matches!(format, Format::Text | Format::Binary) {
             cx.error(
                 field.place,
-                "`time-field` has no meaning for `text`: its payload is one value",
+                format!("`time-field` has no meaning for `{}`", word.value),
                 "remove it: a reading's time is its arrival".to_owned(),
             );
         }
@@ -400,6 +466,27 @@ fn decode(cx: &mut Checker, path: String, node: &Node) -> Option<Decode> {
     match format {
         Format::Json => Some(Decode::Json { time }),
         Format::Text => Some(Decode::Text),
+        Format::Regex => regex(cx, pattern, place, time_field.as_ref(), time),
+        Format::Binary => {
+            if fields_at.is_none() {
+                cx.missing(
+                    place,
+                    "`binary` needs to know its fields",
+                    FIELDS.to_owned(),
+                );
+            }
+            Some(Decode::Binary { fields: fields? })
+        }
+        Format::Csv if numbered && columns.is_none() && time_field.is_none() => {
+            let [separator] = separator.value.as_bytes() else {
+                return bad_separator(cx, &separator);
+            };
+            Some(Decode::Csv {
+                columns: Vec::new(),
+                separator: *separator,
+                time: None,
+            })
+        }
         Format::Csv => csv(
             cx,
             columns,
@@ -493,6 +580,118 @@ fn csv(
     })
 }
 
+/// `as = "regex"`
+fn regex(
+    cx: &mut Checker,
+    pattern: Option<At<String>>,
+    place: Option<Place>,
+    time_field: Option<&At<String>>,
+    time: Option<EventTime>,
+) -> Option<Decode> {
+    let Some(pattern) = pattern else {
+        let help = "write one with named groups, as in pattern = \"(?P<weight>[0-9.]+)\"";
+        cx.missing(place, "`regex` needs a pattern", help.to_owned());
+        return None;
+    };
+    let config = DecodeConfig {
+        format: As::Regex {
+            pattern: pattern.value.clone(),
+        },
+        time_field: time_field.map(|field| field.value.clone()),
+        time_unit: tidegate_pipeline::decode::TimeUnit::Millis,
+    };
+    if let Err(error) = Decoder::new(config) {
+        let help = "the syntax is that of https://docs.rs/regex/latest/regex/#syntax; names of groups become the ends of series";
+        cx.error(pattern.place, error.to_string(), help.to_owned());
+        return None;
+    }
+    Some(Decode::Regex {
+        pattern: pattern.value,
+        time,
+    })
+}
+
+const FIELDS: &str =
+    "write fields = [{ name = \"weight\", offset = 0, type = \"uint16\", scale = 0.1 }]";
+
+const BINARY_KINDS: [(&str, BinaryKind); 11] = [
+    ("uint16", BinaryKind::Uint16),
+    ("bool", BinaryKind::Bool),
+    ("int8", BinaryKind::Int8),
+    ("int16", BinaryKind::Int16),
+    ("int32", BinaryKind::Int32),
+    ("int64", BinaryKind::Int64),
+    ("uint8", BinaryKind::Uint8),
+    ("uint32", BinaryKind::Uint32),
+    ("uint64", BinaryKind::Uint64),
+    ("float32", BinaryKind::Float32),
+    ("float64", BinaryKind::Float64),
+];
+
+/// `fields` of `as = "binary"`. `big_endian` is the order of those that say none.
+fn fields(
+    cx: &mut Checker,
+    section: &mut Section<'_>,
+    big_endian: bool,
+) -> Option<Vec<BinaryField>> {
+    let path = section.path("fields");
+    let items = section.array(cx, "fields")?;
+    let place = section.key_place("fields");
+    if !(1..=BINARY_FIELDS).contains(&items.len()) {
+        let message = format!("`{path}` has {} fields", items.len());
+        cx.error(
+            place,
+            message,
+            format!("write 1 to {BINARY_FIELDS}: {FIELDS}"),
+        );
+        return None;
+    }
+    let mut found: Vec<BinaryField> = Vec::new();
+    for (index, node) in items.iter().enumerate() {
+        let mut item = Section::at(cx, format!("{path}[{index}]"), node);
+        if !item.exists() {
+            continue;
+        }
+        let name = item.text_required(cx, "name", FIELDS);
+        let offset = item.integer(cx, "offset", 0..=65_535, 0);
+        let kind = item.choice(cx, "type", &BINARY_KINDS, "uint16");
+        let order = order(cx, &mut item, if big_endian { "big" } else { "little" });
+        let scale = item.key_place("scale");
+        let factor = item.number(cx, "scale", f64::MIN..=f64::MAX, 1.0);
+        item.finish(cx);
+        let (Some(name), Some(kind), Some(big_endian), Ok(offset)) =
+            (name, kind, order, usize::try_from(offset.value))
+        else {
+            continue;
+        };
+        let twice = found.iter().any(|other| other.name == name.value);
+        if twice || name.value.is_empty() {
+            let message = format!(
+                "`{}` is no name of a field, or the second one's",
+                name.value
+            );
+            let help = "each field becomes a series of its own: give it a name of its own";
+            cx.error(name.place, message, help.to_owned());
+        }
+        if kind == BinaryKind::Bool && scale.is_some() {
+            let message = "a bool has no scale";
+            cx.error(
+                scale,
+                message,
+                "remove it, or write type = \"uint8\"".to_owned(),
+            );
+        }
+        found.push(BinaryField {
+            name: name.value,
+            offset,
+            kind,
+            big_endian,
+            scale: scale.map(|_| factor),
+        });
+    }
+    Some(found)
+}
+
 fn bad_separator(cx: &mut Checker, separator: &At<String>) -> Option<Decode> {
     let message = format!(
         "`{}` cannot separate columns",
@@ -508,6 +707,8 @@ enum Format {
     Json,
     Text,
     Csv,
+    Regex,
+    Binary,
 }
 
 fn format_word(cx: &mut Checker, word: &At<String>) -> Option<Format> {
@@ -515,6 +716,8 @@ fn format_word(cx: &mut Checker, word: &At<String>) -> Option<Format> {
         "json" => Some(Format::Json),
         "text" => Some(Format::Text),
         "csv" => Some(Format::Csv),
+        "regex" => Some(Format::Regex),
+        "binary" => Some(Format::Binary),
         "raw" => {
             cx.error(
                 word.place,
@@ -528,7 +731,7 @@ fn format_word(cx: &mut Checker, word: &At<String>) -> Option<Format> {
             cx.error(
                 word.place,
                 message,
-                suggest(other, &["json", "text", "csv"]),
+                suggest(other, &["json", "text", "csv", "regex", "binary"]),
             );
             None
         }

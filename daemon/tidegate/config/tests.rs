@@ -938,7 +938,9 @@ fn later_files_win_by_key_in_the_order_of_their_names() {
     // As first written: neither by name nor by file that came last.
     assert_eq!(names, ["plant", "alpha"]);
     assert_eq!(config.pipelines[0].from, [1, 0]);
-    let SourceKind::Mqtt(plant) = &config.sources[0].kind;
+    let SourceKind::Mqtt(plant) = &config.sources[0].kind else {
+        panic!("{:?}", config.sources[0]);
+    };
     assert_eq!(plant.subscribe.len(), 1);
     assert_eq!(
         (plant.subscribe[0].topic.as_str(), plant.subscribe[0].qos),
@@ -988,7 +990,9 @@ fn variables_of_the_environment() {
     );
     // A text that looks like a number stays a text where one is wanted.
     assert_eq!(config.gateway.id, "0042");
-    let SourceKind::Mqtt(plant) = &config.sources[0].kind;
+    let SourceKind::Mqtt(plant) = &config.sources[0].kind else {
+        panic!("{:?}", config.sources[0]);
+    };
     assert_eq!(plant.broker.version, MqttVersion::V5);
     assert_eq!(
         config.sources[0].decode,
@@ -1264,6 +1268,25 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
         .concat(),
     );
     has(
+        &["source", "scale"],
+        &[
+            "kind",
+            "device",
+            "speed",
+            "data-bits",
+            "parity",
+            "stop-bits",
+            "flow-control",
+            "exclusive",
+            "rs485",
+            "frame",
+            "query",
+            "decode",
+            "stale-after",
+            "stale-alarm",
+        ],
+    );
+    has(
         &["pipeline", "temperature"],
         &["from", "series", "filters", "summary", "keep-input", "to"],
     );
@@ -1445,4 +1468,169 @@ proptest! {
         prop_assert!(!loaded.problems.render(true).is_empty());
         prop_assert!(serde_json::to_value(&loaded.problems).unwrap().is_array());
     }
+}
+
+const SCALE: &str = include_str!("../../../config/examples/scale-rs232.toml");
+const GPS: &str = include_str!("../../../config/examples/gps-nmea.toml");
+
+#[test]
+fn the_examples_have_no_problem() {
+    for text in [SCALE, GPS] {
+        let loaded = load(&[("tidegate.toml", text)], &[]);
+        assert!(loaded.problems.is_empty(), "{}", loaded.problems);
+        let config = loaded.config.unwrap();
+        assert!(matches!(config.sources[0].kind, SourceKind::Serial(_)));
+    }
+}
+
+/// A serial source, `SERIAL` with further lines, on line 2.
+fn serial(lines: &str) -> String {
+    format!(
+        "[source.scale]\nkind = \"serial\"\n{lines}\n[pipeline.p]\nfrom = [\"scale\"]\n\
+         to = [{{ uplink = \"cloud\", send = \"readings\" }}]\n\
+         [uplink.cloud]\nkind = \"mqtt\"\nurl = \"mqtt://cloud.example\"\n"
+    )
+}
+
+#[test]
+fn what_others_write_of_a_serial_line() {
+    let text = serial(
+        "device = \"/dev/serial/by-id/usb-scale\"\nspeed = 9600\nframe = { kind = \"lines\" }\ndecode = \"csv\"",
+    );
+    let config = good(&[("tidegate.toml", &text)], &[]);
+    let SourceKind::Serial(scale) = &config.sources[0].kind else {
+        panic!("{:?}", config.sources[0]);
+    };
+    assert_eq!(scale.device, Path::new("/dev/serial/by-id/usb-scale"));
+    assert_eq!(
+        (scale.line.speed, scale.line.data_bits, scale.line.stop_bits),
+        (9600, 8, 1)
+    );
+    assert_eq!(
+        (scale.line.parity, scale.exclusive),
+        (tidegate_ingest::Parity::None, true)
+    );
+    assert_eq!(scale.framing, tidegate_ingest::Framing::Lines);
+    assert_eq!(
+        config.sources[0].decode,
+        Decode::Csv {
+            columns: vec![],
+            separator: b',',
+            time: None
+        }
+    );
+}
+
+#[test]
+fn mistakes_about_a_serial_line() {
+    const DEVICE: &str = "device = \"/dev/ttyS0\"\n";
+    let check = |lines: &str, expect: &[&str]| {
+        let loaded = load(&[("tidegate.toml", &serial(lines))], &[]);
+        let told = told(&loaded);
+        assert_eq!(told.len(), expect.len(), "{lines}: {told:#?}");
+        for (told, expect) in told.iter().zip(expect) {
+            assert!(told.starts_with(expect), "{lines}: {told} is not {expect}");
+        }
+    };
+    let line = |lines: &str, expect: &[&str]| check(&format!("{DEVICE}{lines}"), expect);
+    let place = |place: &str, what: &str| format!("error tidegate.toml:{place} {what}");
+    check(
+        "",
+        &["error tidegate.toml:1:1 `source.scale.device` is missing"],
+    );
+    check(
+        "device = \"ttyS0\"",
+        &["error tidegate.toml:3:10 `ttyS0` is no absolute path"],
+    );
+    check(
+        "device = \"/dev/ttyUSB0\"",
+        &["warning tidegate.toml:3:10 `/dev/ttyUSB0` can be another device"],
+    );
+    line(
+        "speed = 0",
+        &["error tidegate.toml:4:9 0 is out of range for `source.scale.speed`"],
+    );
+    line(
+        "parity = \"evn\"",
+        &[
+            "error tidegate.toml:4:10 `evn` is no value of `source.scale.parity` (did you mean `even`?)",
+        ],
+    );
+    line(
+        "baud = 9600",
+        &["error tidegate.toml:4:1 unknown key `baud` in `source.scale`"],
+    );
+    line(
+        "subscribe = []",
+        &["error tidegate.toml:4:1 unknown key `subscribe` in `source.scale`"],
+    );
+    let frame = |text: &str, expect: &[String]| {
+        let expect: Vec<&str> = expect.iter().map(String::as_str).collect();
+        line(&format!("frame = {text}"), &expect);
+    };
+    frame(
+        "{ kind = \"line\" }",
+        &[place(
+            "4:18",
+            "`line` is no value of `source.scale.frame.kind`",
+        )],
+    );
+    frame(
+        "{ kind = \"fixed\" }",
+        &[place("4:9", "`source.scale.frame.length` is missing")],
+    );
+    frame(
+        "{ kind = \"length\", bits = 24 }",
+        &[place("4:35", "a length of 24 bits is not known")],
+    );
+    frame(
+        "{ kind = \"delimiter\", delimiter = \"\" }",
+        &[place(
+            "4:31",
+            "`source.scale.frame.delimiter` is no delimiter",
+        )],
+    );
+    frame(
+        "{ kind = \"delimiter\", delimiter = 0x7E, escape = 0x7E }",
+        &[place("4:58", "the escape is a byte of the delimiter")],
+    );
+    frame(
+        "{ kind = \"stx-etx\", start = 3 }",
+        &[place(
+            "4:37",
+            "start, end and escape must be three different bytes",
+        )],
+    );
+    frame(
+        "{ kind = \"lines\", length = 3 }",
+        &[place("4:27", "unknown key `length`")],
+    );
+    line(
+        "query = \"€\"",
+        &["error tidegate.toml:4:9 `€` cannot be asked"],
+    );
+    line(
+        "query = { every = \"1s\" }",
+        &["error tidegate.toml:4:9 `source.scale.query.text` is missing"],
+    );
+    line(
+        "decode = { as = \"regex\", pattern = \"(?P<w>[0-9\" }",
+        &["error tidegate.toml:4:36 the pattern is no regular expression: unclosed"],
+    );
+    line(
+        "decode = { as = \"regex\", pattern = \"[0-9]+\" }",
+        &["error tidegate.toml:4:36 the pattern names no group with a value"],
+    );
+    line(
+        "decode = { as = \"binary\" }",
+        &["error tidegate.toml:4:10 `binary` needs to know its fields"],
+    );
+    line(
+        "decode = { as = \"binary\", fields = [{ name = \"a\", type = \"int61\" }] }",
+        &["error tidegate.toml:4:58 `int61` is no value of"],
+    );
+    line(
+        "decode = { pattern = \"a\" }",
+        &["error tidegate.toml:4:22 `pattern` has no meaning for `json`"],
+    );
 }

@@ -292,7 +292,9 @@ fn check_identity_room(cx: &mut Checker, config: &Config) {
 /// A source that reads what an uplink sends multiplies it for ever.
 fn check_loops(cx: &mut Checker, config: &Config) {
     for source in &config.sources {
-        let SourceKind::Mqtt(mqtt) = &source.kind;
+        let SourceKind::Mqtt(mqtt) = &source.kind else {
+            continue;
+        };
         for uplink in &config.uplinks {
             let topic = uplink
                 .topic

@@ -40,13 +40,12 @@ impl Observer {
             .get(&source.name)
             .cloned()
             .unwrap_or_default();
-        let config::SourceKind::Mqtt(mqtt) = &source.kind;
         let seen = sampled.sources.get(index);
         let now = clock::wall() / 1_000_000;
         view::SourceStatus {
             name: source.name.clone(),
-            kind: "mqtt".to_owned(),
-            url: url(&mqtt.broker),
+            kind: source.kind.as_str().to_owned(),
+            url: source_url(source),
             tls: self.source_tls[index].as_deref().map(tls_status),
             state: source_state(&status.state),
             since: seen.map_or(self.started_at, |seen| seen.since),
@@ -74,7 +73,7 @@ impl Observer {
             dropped: counts.dropped,
             rate: sampled.rate(|sample| sample.received.get(index)),
             in_flight: u64::from(status.in_flight),
-            receive_window: Some(status.receive_window),
+            receive_window: (status.receive_window > 0).then_some(status.receive_window),
             last_message_age_seconds: seen
                 .and_then(|seen| seen.counted)
                 .map(|at| at.elapsed().as_secs_f64()),
@@ -494,10 +493,12 @@ pub(crate) fn store_state(state: StoreState) -> view::StoreState {
     }
 }
 
-/// A source's address, without user name and password.
+/// A source's address, without user name and password; of a serial line the device.
 pub(crate) fn source_url(source: &config::Source) -> String {
-    let config::SourceKind::Mqtt(mqtt) = &source.kind;
-    url(&mqtt.broker)
+    match &source.kind {
+        config::SourceKind::Mqtt(mqtt) => url(&mqtt.broker),
+        config::SourceKind::Serial(serial) => serial.device.display().to_string(),
+    }
 }
 
 pub(super) fn source_state(state: &SourceState) -> view::SourceState {

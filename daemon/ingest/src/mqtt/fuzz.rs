@@ -77,11 +77,7 @@ fn decode<'a>(
 }
 
 #[cfg(test)]
-#[path = "../../../../tests/fuzz/replay.rs"]
-mod replay;
-
-#[cfg(test)]
 #[test]
 fn packets_of_the_corpus() {
-    replay::replay("packets", packets);
+    crate::replay::replay("packets", packets);
 }

@@ -78,7 +78,11 @@ impl<T: From<Received>> Intake<T> {
         };
         let room = slot.and_then(|slot| Some((slot, self.budget.try_take(units(&message))?)));
         if let Some((slot, permit)) = room {
-            slot.send(T::from(Received { message, permit }));
+            slot.send(T::from(Received {
+                message,
+                permit,
+                unframed: None,
+            }));
             self.full_since = None;
             return Offer::Taken;
         }
@@ -123,6 +127,7 @@ impl<T: From<Received>> Room<'_, T> {
         self.slot.send(T::from(Received {
             message,
             permit: self.permit,
+            unframed: None,
         }));
     }
 }

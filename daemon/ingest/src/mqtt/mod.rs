@@ -14,7 +14,7 @@
 
 mod config;
 #[cfg(any(test, feature = "fuzzing"))]
-pub mod fuzz;
+pub(crate) mod fuzz;
 mod intake;
 mod link;
 mod packet;

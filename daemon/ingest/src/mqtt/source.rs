@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tidegate_domain::backoff::Backoff;
+use tidegate_domain::outcome::reason;
 use tidegate_domain::{Arrival, Message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
@@ -18,7 +19,8 @@ use super::link::{self, Link, LinkError};
 use super::packet::Publish;
 use super::session::{Heard, Session};
 use crate::source::{
-    Activity, Occurrence, Phase, Received, Reporter, Shared, SourceError, SourceEvent, SourceHandle,
+    Activity, Occurrence, Phase, Received, Reporter, Shared, SourceError, SourceEvent,
+    SourceHandle, left, random,
 };
 
 /// Waits between attempts to connect.
@@ -421,7 +423,7 @@ impl<T: From<Received> + Send> MqttSource<T> {
     fn drop_message(&mut self, message: &Message) {
         self.shared.count_dropped();
         self.reporter
-            .overflow(message.payload.len(), message.arrival);
+            .overflow(reason::OVERFLOW, message.payload.len(), message.arrival);
     }
 
     /// Sends what is left to send. A broker that does not take it sends those messages again.
@@ -462,23 +464,10 @@ async fn send(writer: &mut (impl AsyncWriteExt + Unpin), output: &mut BytesMut) 
     }
 }
 
-/// Waits until the phase is another one.
-async fn left(phase: &mut watch::Receiver<Phase>, from: Phase) {
-    if phase.wait_for(|phase| *phase != from).await.is_err() {
-        // The sender lives as long as the source.
-        pending::<()>().await;
-    }
-}
-
 /// Waits for an instant, or for ever.
 async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant.into()).await,
         None => pending().await,
     }
-}
-
-/// Evenly distributed bits for jitter. Without a source of randomness the waits are the longest ones.
-fn random() -> u64 {
-    getrandom::u64().unwrap_or(u64::MAX)
 }
