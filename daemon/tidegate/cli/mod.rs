@@ -11,6 +11,8 @@ mod ledger;
 mod module;
 mod quarantine;
 mod rehearse;
+#[cfg(feature = "publish")]
+mod repo;
 mod run;
 mod status;
 
@@ -72,6 +74,10 @@ enum Command {
     /// Look into filter modules; begin a new one
     #[command(subcommand)]
     Module(module::Command),
+    /// Publish modules for gateways: make, fill and sign a repository
+    #[cfg(feature = "publish")]
+    #[command(subcommand)]
+    Repo(repo::Command),
     /// Compile a component for this machine (run by the daemon in a child process)
     #[command(hide = true)]
     Compile(compile::Arguments),
@@ -131,6 +137,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::History(arguments) => history::run(&arguments),
         Command::Quarantine(command) => quarantine::run(&command),
         Command::Module(command) => module::run(&command),
+        #[cfg(feature = "publish")]
+        Command::Repo(command) => repo::run(&command),
         Command::Compile(arguments) => compile::run(&arguments),
     };
     ExitCode::from(result.unwrap_or_else(|failure| {

@@ -298,6 +298,45 @@ fn test(arguments: &Test) -> Result<u8, Failure> {
     for grant in &arguments.grants {
         policy.push(grant.parse()?);
     }
+    let judged = judge(module, &policy, arguments.wanted_limits, vectors.as_deref())?;
+    let passed = judged.passed();
+    let report = Report {
+        module: &judged.loaded.manifest.name,
+        version: &judged.loaded.manifest.version,
+        digest: judged.loaded.inspection.digest.as_str(),
+        refused: &judged.refused,
+        vectors: &judged.results,
+        passed,
+    };
+    if arguments.json {
+        say_json(&report)?;
+    } else {
+        print(&report, vectors.is_some())?;
+    }
+    Ok(if passed { DONE } else { FAILURE })
+}
+
+/// A module that was loaded as the daemon would, with what its vectors came to.
+pub(super) struct Judged {
+    pub(super) loaded: Arc<LoadedModule>,
+    /// Imports that the policy does not let in; then no vector was run.
+    pub(super) refused: Vec<Refusal>,
+    pub(super) results: Vec<VectorResult>,
+}
+
+impl Judged {
+    pub(super) fn passed(&self) -> bool {
+        self.refused.is_empty() && self.results.iter().all(VectorResult::passed)
+    }
+}
+
+/// Loads a module under a policy and runs its vectors.
+pub(super) fn judge(
+    module: Module,
+    policy: &[Grant],
+    wanted_limits: bool,
+    vectors: Option<&[u8]>,
+) -> Result<Judged, Failure> {
     // The engine of the daemon, with a cache of its own that goes with the command.
     let dir = tempfile::tempdir().context("no temporary directory for compiled code")?;
     let compiler =
@@ -308,7 +347,7 @@ fn test(arguments: &Test) -> Result<u8, Failure> {
         compiler,
     );
     let mut ceiling = SlotLimits::default();
-    if arguments.wanted_limits {
+    if wanted_limits {
         config.compile = LoadLimits::MOST.compile;
         config.module_bytes = LoadLimits::MOST.module_bytes;
         ceiling = SlotLimits::MOST;
@@ -328,27 +367,17 @@ fn test(arguments: &Test) -> Result<u8, Failure> {
         &grants,
         &Directories::new(),
     );
-    let results = match &vectors {
+    let results = match vectors {
         Some(vectors) if refused.is_empty() => {
-            run_vectors_within(&runtime, &loaded, &policy, &ceiling, vectors)?
+            run_vectors_within(&runtime, &loaded, policy, &ceiling, vectors)?
         }
         _ => Vec::new(),
     };
-    let passed = refused.is_empty() && results.iter().all(VectorResult::passed);
-    let report = Report {
-        module: &loaded.manifest.name,
-        version: &loaded.manifest.version,
-        digest: loaded.inspection.digest.as_str(),
-        refused: &refused,
-        vectors: &results,
-        passed,
-    };
-    if arguments.json {
-        say_json(&report)?;
-    } else {
-        print(&report, vectors.is_some())?;
-    }
-    Ok(if passed { DONE } else { FAILURE })
+    Ok(Judged {
+        loaded,
+        refused,
+        results,
+    })
 }
 
 fn print(report: &Report<'_>, with_vectors: bool) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ mod words;
 pub use document::{Canary, Channel, Gate, Pinned, Wave};
 pub use release::Release;
 pub use target::{Part, Target};
-pub use words::{Name, Version, is_digest};
+pub use words::{BadWord, Name, Version, is_digest};
 
 /// The version of both documents.
 pub const DOCUMENT_VERSION: u64 = 1;

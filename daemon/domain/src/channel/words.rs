@@ -46,6 +46,14 @@ impl Name {
     }
 }
 
+impl Version {
+    /// Whether it has a part behind a `-`.
+    #[must_use]
+    pub fn is_pre_release(&self) -> bool {
+        !self.pre.is_empty()
+    }
+}
+
 impl FromStr for Name {
     type Err = BadWord;
 
