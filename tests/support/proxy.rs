@@ -198,6 +198,11 @@ impl Shared {
                 | Line::Refuse => PIECE,
             };
             let length = match from.read(&mut piece[..most]) {
+                // A black hole says nothing of an end either, until the connection is reset.
+                Ok(0) if self.is_lost(connection) => {
+                    thread::sleep(LOOK);
+                    continue;
+                }
                 Ok(0) => break,
                 Ok(length) => length,
                 Err(error)
@@ -213,8 +218,7 @@ impl Shared {
                 Err(_) => break,
             };
             let line = self.line();
-            if line == Line::BlackHole || connection.broken.load(Ordering::Relaxed) {
-                connection.broken.store(true, Ordering::Relaxed);
+            if self.is_lost(connection) {
                 let length = u64::try_from(length).unwrap();
                 self.swallowed.fetch_add(length, Ordering::Relaxed);
                 continue;
@@ -255,6 +259,14 @@ impl Shared {
         for socket in [from, to] {
             socket.shutdown(Shutdown::Both).ok();
         }
+    }
+
+    /// Whether a black hole takes what there is of this connection, from now on for ever.
+    fn is_lost(&self, connection: &Connection) -> bool {
+        if self.line() == Line::BlackHole {
+            connection.broken.store(true, Ordering::Relaxed);
+        }
+        connection.broken.load(Ordering::Relaxed)
     }
 
     /// Waits, but not beyond the line's next change.

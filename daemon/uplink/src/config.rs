@@ -183,7 +183,7 @@ impl Topics {
 }
 
 impl MqttUplinkConfig {
-    /// Checks what the client library would panic on or loop over, and fills in the topics.
+    /// Checks what could never work, and fills in the topics.
     pub(crate) fn check(&self) -> Result<Topics, ConfigError> {
         let least = match self.version {
             Version::V311 => 1,

@@ -27,8 +27,8 @@ const ALARMS_AHEAD: usize = 16;
 /// items. That holds whether or not the broker kept its session, so that the machine does not ask; and since it is a
 /// new publication to the broker, it never carries MQTT's DUP flag: the receiver tells by `(gateway, stream, seq)`.
 ///
-/// **Order.** Messages leave in the order in which they were offered. The client library reports the packet ids of
-/// submissions in their order, which is all that ties an acknowledgement to a message.
+/// **Order.** Messages leave in the order in which they were offered. Submissions get their
+/// packet ids in their order, which is all that ties an acknowledgement to a message.
 ///
 /// **Poison.** A message that the broker answers by closing the connection would block the outbox for ever. When the
 /// other end closes the connection, the oldest message in flight becomes a suspect; a suspect travels alone, and only
@@ -348,7 +348,7 @@ impl Delivery {
         Some(Action::Send(message))
     }
 
-    /// The client library gave a packet id to the oldest submission that had none.
+    /// The oldest submission without a packet id has one.
     pub fn numbered(&mut self, pkid: u16) {
         let Some(connection) = &mut self.connection else {
             return;
@@ -361,9 +361,9 @@ impl Delivery {
                 connection.unnumbered -= 1;
             }
             // Acknowledgements can no longer be told apart. Sending again is safe, guessing is not.
-            Some(_) | None => self.drop_connection(format!(
-                "the client library used packet id {pkid} for something unknown"
-            )),
+            Some(_) | None => {
+                self.drop_connection(format!("packet id {pkid} was given to something unknown"))
+            }
         }
     }
 

@@ -80,7 +80,7 @@ pub enum Action {
         /// What became of it.
         verdict: Verdict,
     },
-    /// End the connection and everything that the client library keeps about it, then make a new one.
+    /// End the connection and everything that is kept about it, then make a new one.
     Drop {
         /// Why, for a person.
         reason: String,

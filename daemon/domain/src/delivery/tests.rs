@@ -323,7 +323,7 @@ enum Step {
     Fetch,
     /// A look for alarms alone.
     FetchAlarms,
-    /// The client library numbers this many submissions.
+    /// This many submissions get their numbers.
     Number(usize),
     /// The broker answers the n-th of what it has.
     Answer(usize, bool),
@@ -349,7 +349,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What surrounds the machine: an outbox, a client library that numbers in order, a broker.
+/// What surrounds the machine: an outbox, a connection that numbers in order, a broker.
 struct World {
     delivery: Delivery,
     window: Window,

@@ -5,8 +5,7 @@ use crate::config::tests::broker;
 use crate::payload::{Compress, Encoding, Format, open};
 use crate::{Circuit, Window};
 
-/// A packet id that is never acknowledged comes round again: the client library keeps the new message back and takes
-/// nothing more, however lively the line is.
+/// A packet id that is never acknowledged comes round again: the broker has passed a message over, however lively the line is.
 #[tokio::test]
 async fn a_packet_id_that_collides_costs_one_connection_and_no_message() {
     for version in BOTH {
@@ -42,12 +41,12 @@ async fn a_packet_id_that_collides_costs_one_connection_and_no_message() {
             "what was not acknowledged comes first again"
         );
         client.ack(again.pkid).await;
+        // What was acknowledged as the connection ended comes again, too.
         let rest = tokio::spawn(async move {
-            for _ in 0..60 - served {
+            loop {
                 let publish = client.publish().await;
                 client.ack(publish.pkid).await;
             }
-            client
         });
         let mut settled = Vec::new();
         while settled.len() < 60 {
@@ -57,7 +56,7 @@ async fn a_packet_id_that_collides_costs_one_connection_and_no_message() {
         }
         settled.sort_unstable();
         assert_eq!(settled, (1..=60).collect::<Vec<u64>>());
-        rest.await.unwrap();
+        rest.abort();
         assert_eq!(up.handle.status().reconnects, 1);
     }
 }

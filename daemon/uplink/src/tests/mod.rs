@@ -329,7 +329,7 @@ async fn an_unsolicited_acknowledgement_settles_nothing() {
         up.seal(1, "a");
         let (mut client, _) = broker.accept_and_greet().await;
         let first = client.publish().await;
-        // The client library gives the connection up over it, which is its right: the broker is out of step.
+        // The connection is given up over it: the broker is out of step.
         client.ack(first.pkid + 5).await;
         let (mut client, _) = broker.accept_and_greet().await;
         assert!(up.settled.try_recv().is_err());

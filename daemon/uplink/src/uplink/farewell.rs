@@ -53,7 +53,8 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             }
             Farewell::Wanted if outstanding == 0 && session.renewing => {
                 session.farewell = Farewell::Leaving;
-                session.sender.leave()
+                session.link.leave();
+                Ok(())
             }
             Farewell::Wanted if outstanding == 0 => {
                 session.farewell = Farewell::Said;
@@ -62,7 +63,8 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             }
             Farewell::Said if outstanding == 0 => {
                 session.farewell = Farewell::Leaving;
-                session.sender.leave()
+                session.link.leave();
+                Ok(())
             }
             Farewell::None
             | Farewell::Wanted
@@ -70,16 +72,16 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             | Farewell::Leaving
             | Farewell::Left => Ok(()),
         };
-        if taken.is_err() {
-            session.dropped = Some("the MQTT client did not take the status".to_owned());
+        if let Err(error) = taken {
+            session.dropped = Some(format!("no status: {error}"));
         }
     }
 
-    fn publish_status(&mut self, session: &Session, mut says: Status) -> Result<(), NotTaken> {
+    fn publish_status(&mut self, session: &mut Session, mut says: Status) -> Result<(), NotTaken> {
         let topic = &self.topics.status;
         let gateway = &self.config.gateway;
         let mut payload = payload::status(gateway, &says, wall_ms());
-        // The library would end every connection over it.
+        // The broker would end every connection over it.
         if payload.len() + link::overhead(topic.len(), JSON) > session.max_status {
             let uplink = &self.config.name;
             let (bytes, most) = (payload.len(), session.max_status);
@@ -93,11 +95,13 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         self.say_status(session, payload)
     }
 
-    fn say_status(&mut self, session: &Session, payload: Vec<u8>) -> Result<(), NotTaken> {
+    fn say_status(&mut self, session: &mut Session, payload: Vec<u8>) -> Result<(), NotTaken> {
         let now = self.now();
         self.delivery.submitted_other(now);
         self.delivery.spent(now, payload.len());
         let topic = &self.topics.status;
-        session.sender.publish(topic, JSON, payload, true)
+        let pkid = session.link.publish(topic, JSON, payload, true)?;
+        self.delivery.numbered(pkid);
+        Ok(())
     }
 }

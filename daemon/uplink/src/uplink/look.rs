@@ -161,13 +161,13 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         self.say_together();
     }
 
-    fn send(&self, session: &mut Session, message: SealedMessage) {
+    fn send(&mut self, session: &mut Session, message: SealedMessage) {
         let topic = self.topics.of(message.kind);
         let content_type = self.config.encoding.content_type();
         let (seq, payload) = (message.seq, message.body);
-        let taken = session.sender.publish(topic, content_type, payload, false);
-        if taken.is_err() {
-            session.dropped = Some(format!("the MQTT client did not take seq {seq}"));
+        match session.link.publish(topic, content_type, payload, false) {
+            Ok(pkid) => self.delivery.numbered(pkid),
+            Err(error) => session.dropped = Some(format!("seq {seq} waits: {error}")),
         }
     }
 }

@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 use crate::commands::{self, IncomingCommand, Waiting};
 use crate::config::{Broker, ConfigError, MqttUplinkConfig, Topics, Transport};
 use crate::due::Due;
-use crate::link::{self, Driver, LinkEvent, Sender, Will};
+use crate::link::{self, Link, LinkEvent, Will};
 use crate::outbox::Outbox;
 use crate::payload::{self, Envelope};
 use crate::status::{LinkState, Status, UplinkStatus};
@@ -193,7 +193,7 @@ enum Happened<'a, T> {
 
 /// What is known about the present connection beyond what the machine knows.
 struct Session {
-    sender: Sender,
+    link: Link,
     /// Since when it stands.
     since: Option<Instant>,
     /// The largest packets that may be sent, in bytes.
@@ -369,11 +369,11 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             (Some(_), true) => link::Session::Anew,
         };
         let broker = self.broker();
-        let (sender, driver) =
-            link::open(&self.config, broker, login, will, prepared.as_ref(), kept);
-        let mut session = Session::new(sender, &self.config, &self.delivery);
-        session.made_of = prepared.map(|prepared| prepared.generation);
-        let outcome = self.serve(&mut session, driver).await;
+        let made_of = prepared.as_ref().map(|prepared| prepared.generation);
+        let link = Link::open(&self.config, broker, login, will, prepared, kept);
+        let mut session = Session::new(link, &self.config, &self.delivery);
+        session.made_of = made_of;
+        let outcome = self.serve(&mut session).await;
 
         // A connection that ends with us here is not the fault of any message; one that the other end ended was reported
         // where that was seen.
@@ -395,15 +395,10 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         outcome
     }
 
-    async fn serve(
-        &mut self,
-        session: &mut Session,
-        driver: Driver,
-    ) -> Result<Outcome, UplinkError> {
+    async fn serve(&mut self, session: &mut Session) -> Result<Outcome, UplinkError> {
         let tick = (self.config.keep_alive / 4).clamp(Duration::from_millis(100), SAFETY_LOOK);
         let mut ticks = interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut turn = pin!(driver.next());
         let mut overdue = pin!(sleep(STOP_WITHIN));
         let mut fetch: Option<JoinHandle<Look>> = None;
         // Another handle on the inbox, so that a free place in it does not borrow all of the uplink.
@@ -415,10 +410,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
             let held = self.delivery.wait(self.now());
             let say_at = self.say_at;
             let happened = select! {
-                (driver, event) = &mut turn => {
-                    turn.set(driver.next());
-                    Happened::Link(event)
-                }
+                event = session.link.next() => Happened::Link(event),
                 fetched = finished(&mut fetch) => {
                     fetch = None;
                     Happened::Looked(fetched)
@@ -475,9 +467,10 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                 receive_maximum,
                 max_packet,
             }) => self.connected(session, receive_maximum, max_packet),
-            Happened::Link(LinkEvent::Numbered(pkid)) => self.delivery.numbered(pkid),
-            Happened::Link(LinkEvent::Acknowledged { pkid, refusal }) => {
-                self.delivery.acknowledged(now, pkid, refusal);
+            Happened::Link(LinkEvent::Acknowledged(acknowledged)) => {
+                for (pkid, refusal) in acknowledged {
+                    self.delivery.acknowledged(now, pkid, refusal);
+                }
                 self.brokers.proved(now);
                 self.report(|status| status.proved = true);
             }
@@ -589,8 +582,10 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         let uplink = &self.config.name;
         let Broker { host, port, .. } = self.broker();
         info!(uplink, host, port, reconnects, "connected");
-        if self.commands.is_some() && session.sender.subscribe(&self.topics.command).is_err() {
-            session.dropped = Some("the MQTT client did not take the subscription".to_owned());
+        if self.commands.is_some()
+            && let Err(error) = session.link.subscribe(&self.topics.command)
+        {
+            session.dropped = Some(format!("no subscription to commands: {error}"));
         }
     }
 
@@ -641,9 +636,8 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
     /// Acknowledges the commands of this connection that are committed.
     fn acknowledge(&self, session: &mut Session) {
         for pkid in commands::of_connection(self.acknowledgements.take(), self.connections) {
-            if session.sender.acknowledge(pkid).is_err() {
-                session.dropped =
-                    Some("the MQTT client did not take an acknowledgement".to_owned());
+            if let Err(error) = session.link.acknowledge(pkid) {
+                session.dropped = Some(format!("no acknowledgement of a command: {error}"));
             }
         }
     }
@@ -753,9 +747,9 @@ impl Session {
         self.renewing || self.returning
     }
 
-    fn new(sender: Sender, config: &MqttUplinkConfig, delivery: &Delivery) -> Self {
+    fn new(link: Link, config: &MqttUplinkConfig, delivery: &Delivery) -> Self {
         Self {
-            sender,
+            link,
             since: None,
             max_packet: config.max_packet,
             max_status: link::outgoing_packet(config),
