@@ -82,6 +82,19 @@ impl Drop for Socket {
 /// # Errors
 /// No gateway runs, it may not be told, or it refuses; each says what to do.
 pub(crate) fn post(state_dir: &Path, action: &str, body: &Value) -> anyhow::Result<Value> {
+    post_within(state_dir, action, body, PATIENCE)
+}
+
+/// The same for what may take longer.
+///
+/// # Errors
+/// As [`post`].
+pub(crate) fn post_within(
+    state_dir: &Path,
+    action: &str,
+    body: &Value,
+    patience: Duration,
+) -> anyhow::Result<Value> {
     let path = path(state_dir);
     let body = body.to_string();
     let request = format!(
@@ -89,7 +102,7 @@ pub(crate) fn post(state_dir: &Path, action: &str, body: &Value) -> anyhow::Resu
         body.len()
     );
     let stream = connect(&path)?;
-    let answer = exchange(stream, request.as_bytes())
+    let answer = exchange(stream, request.as_bytes(), patience)
         .with_context(|| format!("the gateway did not answer on {}", path.display()))?;
     read_answer(&answer)
 }
@@ -174,8 +187,8 @@ fn connect(path: &Path) -> anyhow::Result<UnixStream> {
 }
 
 /// A request as in HTTP/1.0: the answer ends with the connection.
-fn exchange(mut stream: UnixStream, request: &[u8]) -> anyhow::Result<String> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn exchange(mut stream: UnixStream, request: &[u8], patience: Duration) -> anyhow::Result<String> {
+    stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(request)?;
     let mut answer = String::new();

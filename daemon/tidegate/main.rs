@@ -10,6 +10,7 @@ mod config;
 mod control;
 #[cfg(feature = "demo")]
 mod demo;
+mod deploy;
 mod duplicates;
 mod factory;
 #[cfg(feature = "test-faults")]

@@ -26,7 +26,7 @@ use crate::log::RecentErrors;
 use crate::recount::Recounted;
 use crate::rollouts::Rollouts;
 use crate::wear::{self, Wear};
-use crate::{clock, gateway};
+use crate::{clock, deploy, gateway};
 
 /// How often the rates are sampled, and over how many samples they are taken.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -112,6 +112,8 @@ pub(crate) struct Observer {
     /// In the configuration's order.
     pub(crate) pipelines: Vec<Shown>,
     pub(crate) rollouts: Arc<Rollouts>,
+    /// `None` where `[deploy]` is not configured.
+    pub(crate) deploy: Option<deploy::Handle>,
     /// The modules that decode, which have no generations.
     pub(crate) decoders: Vec<Decoding>,
     pub(crate) heartbeat: Arc<AtomicU64>,

@@ -2,6 +2,7 @@
 //! by the writer, written to the log.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tidegate_store::{AcknowledgeAlarms, Matching, Orders, ReadError, Reader};
 use tokio::sync::mpsc;
 
 use crate::clock;
+use crate::deploy;
 use crate::replay::{Owner, owner_of};
 use crate::rollouts::Rollouts;
 use crate::tryout;
@@ -30,6 +32,8 @@ pub(crate) struct Operator {
     pub(crate) pipelines: HashMap<String, Owner>,
     pub(crate) inbox: mpsc::Sender<ToWriter>,
     pub(crate) rollouts: Arc<Rollouts>,
+    /// `None` where `[deploy]` is not configured.
+    pub(crate) deploy: Option<deploy::Handle>,
 }
 
 impl Actions for Operator {
@@ -45,6 +49,10 @@ impl Actions for Operator {
         Box::pin(self.roll_back_module(module))
     }
 
+    fn update(&self, from: Option<PathBuf>) -> Answer<'_> {
+        Box::pin(self.update_modules(from))
+    }
+
     fn try_out(&self, request: TryRequest) -> Result<mpsc::Receiver<Value>, Refused> {
         tryout::begin(&self.rollouts, request)
     }
@@ -58,6 +66,14 @@ impl Operator {
                 .await
                 .map_err(|error| Refused::Unavailable(error.to_string()))??;
         Ok(json!({ "module": module, "pipelines": pipelines }))
+    }
+
+    async fn update_modules(&self, from: Option<PathBuf>) -> Result<Value, Refused> {
+        let Some(deploy) = &self.deploy else {
+            let why = "no repository is configured: write a section [deploy], which also says which root is trusted";
+            return Err(Refused::Missing(why.to_owned()));
+        };
+        deploy.look(from).await
     }
 
     async fn order(&self, action: Action, selection: Selection) -> Result<Value, Refused> {

@@ -54,6 +54,8 @@ const EVENTS: usize = 64;
 const TLS_FILES: Duration = Duration::from_secs(5);
 /// The name of the thread that carries out orders about quarantine.
 const REPLAY: &str = "replay";
+/// The name of the thread that looks at the repository of modules.
+const DEPLOY: &str = "deploy";
 /// The name of the writer's thread.
 const WRITER: &str = "writer";
 /// What the names of the desks for commands begin with.
@@ -74,6 +76,8 @@ pub(crate) struct Gateway {
     ended: mpsc::Receiver<Ended>,
     renewed: Arc<Notify>,
     rollouts: Arc<Rollouts>,
+    /// The thread that looks at the repository of modules.
+    desk: Option<JoinHandle<()>>,
 }
 
 /// A thread that came to its end.
@@ -119,7 +123,7 @@ pub(crate) fn start(
 
     let (outcomes, made) = mpsc::channel::<Input>(OUTCOMES);
     let (inbox, writer_inbox) = mpsc::channel::<ToWriter>(INBOX);
-    let (ended_sender, ended) = mpsc::channel::<Ended>(config.sources.len() + 2);
+    let (ended_sender, ended) = mpsc::channel::<Ended>(config.sources.len() + 3);
     let (stop_status, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
 
@@ -300,6 +304,16 @@ pub(crate) fn start(
         tryouts: Arc::new(Semaphore::new(1)),
     });
     rollouts.tidy();
+    // Modules over the air: a thread of its own, which looks, writes and syncs.
+    let (deploy, desk) = crate::deploy::open(config, stopped.clone())?.unzip();
+    let desk = desk.map(|desk| {
+        let runtime = runtime.clone();
+        spawn_thread(DEPLOY.to_owned(), &ended_sender, move || {
+            desk.run(&runtime);
+            Ok(())
+        })
+    });
+    let desk = desk.transpose()?;
     // Orders about quarantine: from the control socket to the writer, and their rows to the workers again.
     let (tried, commits) = watch::channel(Tried::default());
     let (stop_control, stopping) = watch::channel(false);
@@ -309,6 +323,7 @@ pub(crate) fn start(
         pipelines: pipeline_owners.clone(),
         inbox: inbox.clone(),
         rollouts: Arc::clone(&rollouts),
+        deploy: deploy.clone(),
     };
     let replayer = Replayer {
         reader: store.reader()?,
@@ -413,6 +428,7 @@ pub(crate) fn start(
         uplink_tls,
         pipelines: pipelines.into_values().collect(),
         rollouts: Arc::clone(&rollouts),
+        deploy,
         heartbeat,
         workers: progress,
         sampled: Mutex::default(),
@@ -473,6 +489,7 @@ pub(crate) fn start(
         ended,
         renewed,
         rollouts,
+        desk,
     })
 }
 
@@ -561,7 +578,15 @@ impl Gateway {
         self.stop_status.send_replace(true);
         self.observer.stop();
         drop(self.inbox);
+        let desk = self.desk.take();
         let finished = tokio::time::timeout_at(until.into(), async {
+            // Its files are one gateway's at a time.
+            if let Some(desk) = desk {
+                let ended = tokio::task::spawn_blocking(move || desk.join().is_ok());
+                if !ended.await.unwrap_or(false) {
+                    tracing::warn!("the look at the repository of modules ended badly");
+                }
+            }
             while let Some(joined) = self.tasks.join_next().await {
                 match joined {
                     Ok((stage, Err(error))) => {

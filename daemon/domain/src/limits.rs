@@ -83,6 +83,24 @@ pub const METRIC_NAMES: usize = 32;
 pub const ALARMS_PER_MINUTE: u32 = 10_000;
 /// Body of a request to the status server.
 pub const HTTP_BODY_BYTES: usize = 1024 * 1024;
+/// Bytes of one root of a repository. A larger one is refused.
+pub const DEPLOY_ROOT_BYTES: u64 = 512 * 1024;
+/// Bytes of a repository's timestamp.
+pub const DEPLOY_TIMESTAMP_BYTES: u64 = 16 * 1024;
+/// Bytes of a repository's snapshot.
+pub const DEPLOY_SNAPSHOT_BYTES: u64 = 1024 * 1024;
+/// Bytes of a repository's targets: room for some ten thousand files.
+pub const DEPLOY_TARGETS_BYTES: u64 = 4 * 1024 * 1024;
+/// Roots that one look follows. A device that missed more needs a newer one from its operator.
+pub const DEPLOY_ROOTS: u64 = 256;
+/// Metadata files that one look fetches.
+pub const DEPLOY_METADATA_FILES: usize = 300;
+/// Bytes of metadata that one look fetches and holds.
+pub const DEPLOY_METADATA_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of all files that a channel keeps on the device. A channel that names more is refused.
+pub const DEPLOY_KEPT_BYTES: u64 = 256 * 1024 * 1024;
+/// Silence after which a transfer from a repository is given up.
+pub const DEPLOY_SILENCE: Duration = Duration::from_secs(30);
 /// Processing attempts of a redelivered message after unclean exits, the first of them in a batch; the last one goes to
 /// quarantine undecoded.
 pub const ATTEMPTS: u32 = 4;

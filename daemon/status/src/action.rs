@@ -2,6 +2,7 @@
 //! changes something. The page's listener does not have these paths.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,6 +31,9 @@ pub trait Actions: Send + Sync + 'static {
 
     /// Goes back on a module: drops a candidate with it, or puts the generation before the active one in its place.
     fn roll_back(&self, module: String) -> Answer<'_>;
+
+    /// Looks at the repository of modules at once, or at a folder, and answers with what came of it.
+    fn update(&self, from: Option<PathBuf>) -> Answer<'_>;
 
     /// Acknowledges alarms that are raised, on somebody's behalf.
     fn acknowledge(&self, request: alarm::Request) -> Answer<'_>;
@@ -81,6 +85,7 @@ pub enum Refused {
 
 const ACKNOWLEDGE: &str = "/api/v1/alarms/acknowledge";
 pub(crate) const TRY: &str = "/api/v1/modules/try";
+const UPDATE: &str = "/api/v1/modules/update";
 const ROLLBACK: &str = "/api/v1/modules/{name}/rollback";
 
 /// What handlers of actions share.
@@ -93,6 +98,7 @@ pub(crate) fn actions() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/api/v1/quarantine/drop", post(discard)),
         (ACKNOWLEDGE, post(acknowledge)),
         (ROLLBACK, post(roll_back)),
+        (UPDATE, post(update)),
     ]
 }
 
@@ -162,6 +168,26 @@ async fn acknowledge(
 async fn roll_back(State(actions): State<Shared>, Path(module): Path<String>) -> Response {
     let answered = actions.roll_back(module).await;
     answer(ROLLBACK, StatusCode::OK, answered)
+}
+
+/// What is looked at.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateRequest {
+    /// A folder instead of the configured repository.
+    #[serde(default)]
+    from: Option<PathBuf>,
+}
+
+async fn update(
+    State(actions): State<Shared>,
+    request: Result<Json<UpdateRequest>, JsonRejection>,
+) -> Response {
+    let answered = match request {
+        Ok(Json(request)) => actions.update(request.from).await,
+        Err(rejection) => Err(Refused::Request(rejection.body_text())),
+    };
+    answer(UPDATE, StatusCode::OK, answered)
 }
 
 async fn replay(

@@ -17,7 +17,8 @@ use tidegate_domain::Ledger;
 use crate::certificates::connections;
 use crate::routes::Shared;
 use crate::view::{
-    CertificateRole, Circuit, Readiness, Snapshot, SourceState, StoreState, UplinkState,
+    CertificateRole, Circuit, DeployState, Readiness, Snapshot, SourceState, StoreState,
+    UplinkState,
 };
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -45,6 +46,7 @@ fn render(snapshot: &Snapshot, ledger: &Ledger, ready: &Readiness, healthy: bool
     alarms(&mut out, snapshot);
     certificates(&mut out, snapshot);
     commands(&mut out, snapshot);
+    deploy(&mut out, snapshot);
     process(&mut out, snapshot);
     out.text
 }
@@ -463,6 +465,45 @@ fn certificates(out: &mut Exposition, snapshot: &Snapshot) {
     for (kind, name, _, tls) in connections(snapshot) {
         let labels: [Label; 2] = [("kind", &kind), ("name", &name)];
         family.sample(&labels, u8::from(tls.error.is_some()));
+    }
+}
+
+fn deploy(out: &mut Exposition, snapshot: &Snapshot) {
+    let Some(deploy) = &snapshot.deploy else {
+        return;
+    };
+    let mut family = out.gauge(
+        "tidegate_deploy_state",
+        "1 for what became of the last look at the repository of modules.",
+    );
+    for state in DeployState::ALL {
+        let labels: [Label; 2] = [("channel", &deploy.channel), ("state", state)];
+        family.sample(&labels, u8::from(*state == deploy.state));
+    }
+    let channel: [Label; 1] = [("channel", &deploy.channel)];
+    out.counter(
+        "tidegate_deploy_checks_total",
+        "Looks at the repository since the start.",
+    )
+    .sample(&channel, deploy.checks);
+    out.counter(
+        "tidegate_deploy_failures_total",
+        "Looks of which nothing was taken, since the start.",
+    )
+    .sample(&channel, deploy.failures);
+    if let Some(epoch) = deploy.epoch {
+        out.gauge(
+            "tidegate_deploy_epoch",
+            "The channel's number, of what is verified and here.",
+        )
+        .sample(&channel, epoch);
+    }
+    if let Some(expires) = &deploy.expires {
+        out.gauge(
+            "tidegate_deploy_expiry_time_seconds",
+            "When the repository's metadata expires, in seconds since the epoch.",
+        )
+        .sample(&channel, seconds(expires.time));
     }
 }
 

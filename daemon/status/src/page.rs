@@ -22,9 +22,9 @@ use crate::format;
 use crate::routes::Shared;
 use crate::verdict::{self, Level, Losses, Verdict};
 use crate::view::{
-    AlarmRow, AlarmSeverity, AlarmState, CandidateStatus, ClockStep, ErrorLevel, FilterState,
-    FilterStatus, ModuleState, PipelineStatus, RolloutDecision, RolloutStatus, Snapshot,
-    SourceState, SourceStatus, StoreState, TickStatus, UplinkState, UplinkStatus,
+    AlarmRow, AlarmSeverity, AlarmState, CandidateStatus, ClockStep, DeployState, ErrorLevel,
+    FilterState, FilterStatus, ModuleState, PipelineStatus, RolloutDecision, RolloutStatus,
+    Snapshot, SourceState, SourceStatus, StoreState, TickStatus, UplinkState, UplinkStatus,
 };
 
 /// An uplink whose oldest item has waited for less is not behind.
@@ -451,9 +451,22 @@ impl UplinkStatus {
 impl crate::view::ModuleStatus {
     fn level(&self) -> Level {
         match self.state {
-            ModuleState::Idle => Level::Idle,
+            ModuleState::Idle | ModuleState::Candidate => Level::Idle,
             ModuleState::Active | ModuleState::Shadow | ModuleState::Canary => Level::Good,
             ModuleState::Refused => Level::Warn,
+        }
+    }
+}
+
+impl crate::view::DeployStatus {
+    fn level(&self) -> Level {
+        match self.state {
+            DeployState::Waiting => Level::Idle,
+            DeployState::Current => Level::Good,
+            DeployState::Expiring
+            | DeployState::Expired
+            | DeployState::Unreachable
+            | DeployState::Refused => Level::Warn,
         }
     }
 }

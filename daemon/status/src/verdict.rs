@@ -9,8 +9,8 @@ use tidegate_domain::outcome::reason;
 use crate::certificates;
 use crate::format::{absolute, counted, duration, relative, whole};
 use crate::view::{
-    FilterState, GatewayState, ModuleState, Readiness, Snapshot, SourceState, StoreState,
-    UplinkState,
+    DeployState, FilterState, GatewayState, ModuleOrigin, ModuleState, Readiness, Snapshot,
+    SourceState, StoreState, UplinkState,
 };
 
 /// A snapshot older than this is not what the gateway looks like now. It is taken once a second.
@@ -106,6 +106,7 @@ pub(crate) fn judge(
     findings.extend(failovers(snapshot));
     findings.extend(certificates::findings(snapshot, now));
     findings.extend(modules(snapshot));
+    findings.extend(deploy(snapshot));
     let found = !findings.is_empty();
     findings.extend(gateway(snapshot, ready, found));
     // Stable: within a level the order above stays, which is that of the damage done.
@@ -468,10 +469,13 @@ fn modules(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
         .modules
         .iter()
         .filter(|module| match module.state {
-            ModuleState::Idle | ModuleState::Active | ModuleState::Shadow | ModuleState::Canary => {
-                false
-            }
-            ModuleState::Refused => true,
+            ModuleState::Idle
+            | ModuleState::Active
+            | ModuleState::Shadow
+            | ModuleState::Canary
+            | ModuleState::Candidate => false,
+            // One of the channel is told of with the channel.
+            ModuleState::Refused => module.origin != ModuleOrigin::Channel,
         })
         .map(|module| Finding {
             level: Level::Warn,
@@ -481,6 +485,40 @@ fn modules(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
                 .to_owned(),
             anchor: "#modules".to_owned(),
         })
+}
+
+/// That nothing new comes in. What runs is untouched by any of it.
+fn deploy(snapshot: &Snapshot) -> Option<Finding> {
+    let deploy = snapshot.deploy.as_ref()?;
+    let what = match deploy.state {
+        DeployState::Waiting | DeployState::Current => return None,
+        DeployState::Expiring => "Modules over the air will stop within a week",
+        DeployState::Expired => "Modules over the air have stopped: the repository has expired",
+        DeployState::Unreachable => "The repository of modules does not answer",
+        DeployState::Refused => "The repository of modules was refused",
+    };
+    let (detail, hint) = match (&deploy.error, &deploy.expires) {
+        (Some(error), _) => (
+            format!("{}: {}.", error.file, error.reason),
+            sentence(&error.help),
+        ),
+        (None, Some(expires)) => (
+            format!(
+                "metadata/{}.json expires on {}.",
+                expires.role,
+                absolute(expires.time)
+            ),
+            "The publisher has to sign and publish it anew. What runs goes on running.".to_owned(),
+        ),
+        (None, None) => (String::new(), String::new()),
+    };
+    Some(Finding {
+        level: Level::Warn,
+        what: what.to_owned(),
+        detail,
+        hint,
+        anchor: "#deploy".to_owned(),
+    })
 }
 
 fn gateway(snapshot: &Snapshot, ready: &Readiness, found: bool) -> Vec<Finding> {

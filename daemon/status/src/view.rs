@@ -70,6 +70,8 @@ pub struct Snapshot {
     pub uplinks: Vec<UplinkStatus>,
     /// Modules that the gateway knows, in the order of their names.
     pub modules: Vec<ModuleStatus>,
+    /// Modules over the air; `None` where `[deploy]` is not configured.
+    pub deploy: Option<DeployStatus>,
     /// Alarms and silent series.
     pub alarms: AlarmsStatus,
     /// Commands from the cloud.
@@ -632,6 +634,8 @@ pub enum ModuleState {
     Shadow,
     /// It is on trial, and speaks for a part of the series.
     Canary,
+    /// The channel names it, and all of it is verified and here. Nothing runs it yet.
+    Candidate,
     /// It did not load; `recent_errors` says why.
     Refused,
 }
@@ -645,6 +649,99 @@ pub enum ModuleOrigin {
     Factory,
     /// A file in `[modules] dir`.
     Local,
+    /// The channel that `[deploy]` follows.
+    Channel,
+}
+
+/// Modules over the air.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeployStatus {
+    /// What became of the last look.
+    pub state: DeployState,
+    /// Where the repository is.
+    pub repository: String,
+    /// Which channel this gateway follows.
+    pub channel: String,
+    /// The channel's number, of what is here.
+    pub epoch: Option<u64>,
+    /// The publication that was verified last, by the version of its timestamp.
+    pub publication: Option<u64>,
+    /// A look is under way.
+    pub checking: bool,
+    /// When the last look ended, milliseconds since the epoch.
+    pub last_check: Option<i64>,
+    /// When the last one ended that was not refused, likewise.
+    pub last_success: Option<i64>,
+    /// When the next one begins, likewise.
+    pub next_check: Option<i64>,
+    /// What of the metadata expires first. From then on nothing is installed until the publisher renews it.
+    pub expires: Option<DeployExpiry>,
+    /// Why nothing was taken, where the last look was refused.
+    pub error: Option<DeployError>,
+    /// Looks since the start.
+    pub checks: u64,
+    /// Those that were refused or did not get through.
+    pub failures: u64,
+    /// What the channel names, by name; all of it is here.
+    pub modules: Vec<DeployModule>,
+}
+
+/// What became of a look at the repository.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeployState {
+    /// There was none yet.
+    #[default]
+    Waiting,
+    /// What the channel names is verified and here.
+    Current,
+    /// Likewise, and its metadata expires within a week.
+    Expiring,
+    /// Its metadata has expired.
+    Expired,
+    /// Nothing came.
+    Unreachable,
+    /// What came was not taken.
+    Refused,
+}
+
+/// What expires when.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeployExpiry {
+    /// `root`, `timestamp`, `snapshot` or `targets`
+    pub role: String,
+    /// Milliseconds since the epoch.
+    pub time: i64,
+}
+
+/// Why nothing was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeployError {
+    /// Which file.
+    pub file: String,
+    /// What is wrong.
+    pub reason: String,
+    /// What to do.
+    pub help: String,
+}
+
+/// A module that the channel names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeployModule {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Of the component.
+    pub digest: String,
+    /// `filter`, `decoder`, `driver`.
+    pub world: String,
+    /// Bytes of the component.
+    pub size_bytes: u64,
+    /// Of its software bill of materials, where there is one.
+    pub sbom: Option<String>,
+    /// Of its provenance, where there is one.
+    pub provenance: Option<String>,
 }
 
 /// Commands from the cloud.
@@ -894,9 +991,14 @@ words! {
     CertificateRole { Own => "own", Ca => "ca", Server => "server" }
     Circuit { Closed => "closed", Open => "open", HalfOpen => "half-open" }
     ModuleState {
-        Idle => "idle", Active => "active", Shadow => "shadow", Canary => "canary", Refused => "refused"
+        Idle => "idle", Active => "active", Shadow => "shadow", Canary => "canary",
+        Candidate => "candidate", Refused => "refused"
     }
-    ModuleOrigin { Factory => "factory", Local => "local" }
+    ModuleOrigin { Factory => "factory", Local => "local", Channel => "channel" }
+    DeployState {
+        Waiting => "waiting", Current => "current", Expiring => "expiring", Expired => "expired",
+        Unreachable => "unreachable", Refused => "refused",
+    }
     ErrorLevel { Error => "error", Warn => "warn" }
     AlarmSeverity { Info => "info", Warning => "warning", Critical => "critical" }
     AlarmState { Raised => "raised", Acknowledged => "acknowledged" }

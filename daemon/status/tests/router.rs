@@ -405,6 +405,15 @@ impl Actions for Clerk {
         })
     }
 
+    fn update(&self, from: Option<std::path::PathBuf>) -> tidegate_status::Answer<'_> {
+        Box::pin(async move {
+            match from {
+                Some(_) => Err(Refused::Request("metadata/root.json: no".to_owned())),
+                None => Ok(serde_json::json!({ "epoch": 4 })),
+            }
+        })
+    }
+
     fn quarantine(&self, action: Action, selection: Selection) -> tidegate_status::Answer<'_> {
         Box::pin(async move {
             match selection.ids[..] {
@@ -461,6 +470,11 @@ async fn actions_are_on_the_control_socket_alone() {
         r#""action":"drop""#,
     )
     .await;
+    const UPDATE: &str = "/api/v1/modules/update";
+    check(UPDATE, "{}", StatusCode::OK, r#""epoch":4"#).await;
+    let from = r#"{"from":"/media/usb"}"#;
+    let refused = StatusCode::UNPROCESSABLE_ENTITY;
+    check(UPDATE, from, refused, "metadata/root.json: no").await;
     const TRY: &str = "/api/v1/modules/try";
     let head = r#"{"pipeline":"p","seconds":1,"manifest":{}}"#;
     let large = format!("{head}\n{}", "x".repeat(2 << 20));

@@ -3,6 +3,7 @@
 mod list;
 mod new;
 mod tryout;
+mod update;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,13 @@ pub(super) enum Command {
     /// that further readings would not mend. Needs `modules.allow-unsigned`. Nothing is kept of it, and nobody is hurt by it; it
     /// ends with this command. Exit code 0 when it passed.
     Try(tryout::Arguments),
+    /// Look at the repository of [deploy] now; print what the channel names, once all of it is verified and here
+    Update(update::Update),
+    /// Take what the channel names from a folder, such as a USB stick, as from the repository of [deploy]
+    ///
+    /// The folder is a copy of the repository: it holds metadata/ and targets/. It is believed no more than the network is: the same
+    /// root and the same floors decide.
+    Import(update::Import),
     /// Go back on a module in the running gateway: drop a candidate with it, or put the generation before in its place
     Rollback(Rollback),
 }
@@ -112,6 +120,8 @@ pub(super) fn run(command: &Command) -> Result<u8, Failure> {
         Command::New(arguments) => new::run(arguments),
         Command::Try(arguments) => tryout::run(arguments),
         Command::Rollback(arguments) => rollback(arguments),
+        Command::Update(arguments) => update::update(arguments),
+        Command::Import(arguments) => update::import(arguments),
     }
 }
 

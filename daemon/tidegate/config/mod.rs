@@ -4,6 +4,7 @@
 //! its place, and rendered like a compiler's. Where one is an error there is no [`Config`].
 
 mod bounds;
+mod deploy;
 mod model;
 mod mqtt;
 mod pipeline;
@@ -26,9 +27,9 @@ use std::path::Path;
 
 pub(crate) use bounds::Limits;
 pub(crate) use model::{
-    Broker, ClockTrust, Config, Decode, EventTime, Filter, Full, Identity, IdentityBy, Modules,
-    MqttSource, MqttVersion, OnFailure, Pipeline, Policy, Route, Secret, Send, SerialSource,
-    Source, SourceKind, TimeUnit, Uplink,
+    Broker, ClockTrust, Config, Decode, Deploy, EventTime, Filter, Full, Identity, IdentityBy,
+    Modules, MqttSource, MqttVersion, OnFailure, Pipeline, Policy, Repository, Route, Secret, Send,
+    SerialSource, Source, SourceKind, TimeUnit, Uplink,
 };
 pub(crate) use report::Problems;
 pub(crate) use source::CORRELATION_DATA;

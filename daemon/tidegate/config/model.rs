@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tidegate_deploy::Url;
 use tidegate_domain::alarm;
+use tidegate_domain::channel::Name;
 use tidegate_domain::command;
 use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::Severity;
@@ -40,10 +42,6 @@ pub(crate) struct Config {
     /// Where it goes, in the order of the files.
     pub(crate) uplinks: Vec<Uplink>,
     /// Updates over the air.
-    #[expect(
-        dead_code,
-        reason = "checked for mistakes; nothing reads it until updates are built"
-    )]
     pub(crate) deploy: Option<Deploy>,
     /// Local modules.
     pub(crate) modules: Modules,
@@ -464,17 +462,35 @@ impl Uplink {
     }
 }
 
-/// `[deploy]`: checked, and without effect until updates over the air are built.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `[deploy]`
+#[derive(Clone, Debug)]
 pub(crate) struct Deploy {
-    /// Base of the repository.
-    pub(crate) repository: String,
+    /// The folder that holds `metadata/` and `targets/`.
+    pub(crate) repository: Repository,
     /// The root metadata that is trusted at first.
     pub(crate) root: PathBuf,
     /// Which channel this gateway follows.
-    pub(crate) channel: String,
+    pub(crate) channel: Name,
     /// How often it looks.
     pub(crate) poll: Duration,
+    /// Silence after which a transfer is given up.
+    pub(crate) timeout: Duration,
+    /// Bytes a second that may come in.
+    pub(crate) rate_limit: Option<u64>,
+}
+
+/// Where a repository is.
+#[derive(Clone, Debug)]
+pub(crate) enum Repository {
+    /// On a web server.
+    Http {
+        /// `http` or `https`, with a host.
+        url: Url,
+        /// For `https`.
+        tls: Option<TlsConfig>,
+    },
+    /// On this machine.
+    Directory(PathBuf),
 }
 
 /// `[modules]`

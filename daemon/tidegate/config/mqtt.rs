@@ -60,7 +60,7 @@ pub(super) fn broker(
     let tls = match &address {
         Some(address) if address.tls => tls::tls(cx, section, owner, &address.host, place),
         Some(_) => {
-            tls::none(cx, section);
+            tls::none(cx, section, "mqtt://", "mqtts:// in `url`");
             None
         }
         None => {

@@ -378,10 +378,7 @@ fn kinds_that_come_later() {
             "[source.plant]",
             "[deploy]\nrepository = \"ftp://x\"\n[source.plant]",
         )],
-        &[
-            "warning tidegate.toml:3:2 [deploy] has no effect yet",
-            "error tidegate.toml:4:14 `ftp://x` is no repository",
-        ],
+        &["error tidegate.toml:4:14 `ftp://x` is no repository"],
     );
 }
 
@@ -1300,7 +1297,21 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
         ]
         .concat(),
     );
-    has(&["deploy"], &["repository", "root", "channel", "poll"]);
+    has(
+        &["deploy"],
+        &[
+            "repository",
+            "ca",
+            "cert",
+            "key",
+            "server-name",
+            "root",
+            "channel",
+            "poll",
+            "timeout",
+            "rate-limit",
+        ],
+    );
     has(&["modules"], &["dir", "trusted-keys", "allow-unsigned"]);
     has(
         &["policy"],

@@ -18,15 +18,15 @@ const SOON: i64 = 30 * 86_400;
 pub(super) const PORTS: (u16, u16) = (1883, 8883);
 
 /// Reads the keys of a connection in clear: there must be none.
-pub(super) fn none(cx: &mut Checker, section: &mut Section<'_>) {
+pub(super) fn none(cx: &mut Checker, section: &mut Section<'_>, clear: &str, over_tls: &str) {
     for key in KEYS {
         if let Some(value) = section.text(cx, key) {
             let message = format!(
-                "`{}` without TLS: the url begins with mqtt://",
+                "`{}` without TLS: the url begins with {clear}",
                 section.path(key)
             );
-            let help = "write mqtts:// in `url`, or remove the key";
-            cx.error(value.place, message, help.to_owned());
+            let help = format!("write {over_tls}, or remove the key");
+            cx.error(value.place, message, help);
         }
     }
 }

@@ -9,9 +9,10 @@ use tidegate_domain::{alarm, limits};
 use tidegate_pipeline::manifest::is_directory_name;
 
 use super::bounds::{limits as limits_of, loading};
+use super::deploy::deploy;
 use super::model::{
-    Broker, ClockTrust, Config, Deploy, Full, Gateway, Modules, Policy, SeriesDescription,
-    SourceKind, Status, Store, join,
+    Broker, ClockTrust, Config, Full, Gateway, Modules, Policy, SeriesDescription, SourceKind,
+    Status, Store, join,
 };
 use super::mqtt::{Identity, check_identities, filter_matches};
 use super::pipeline::{Names, check_glob, pipeline};
@@ -58,10 +59,6 @@ const CAPABILITIES: [&str; 9] = [
     "wasi:stdout",
 ];
 const DIRECTORY_ROOT: &str = "/etc/tidegate/files";
-const ROOT: &str = "/etc/tidegate/root.json";
-const POLL: Duration = Duration::from_mins(15);
-const POLL_MIN: Duration = Duration::from_mins(1);
-const POLL_MAX: Duration = Duration::from_hours(7 * 24);
 
 /// What the machine says about itself.
 #[derive(Debug, Default)]
@@ -446,41 +443,6 @@ fn description(cx: &mut Checker, entry: &Entry) -> SeriesDescription {
     }
 }
 
-fn deploy(cx: &mut Checker, root: &mut Section<'_>) -> Option<Deploy> {
-    let mut section = root.section(cx, "deploy");
-    if !section.exists() {
-        return None;
-    }
-    cx.warning(
-        root.key_place("deploy"),
-        "[deploy] has no effect yet: updates over the air come with a later version",
-        "it is checked all the same; remove it to be rid of this warning".to_owned(),
-    );
-    let help = "write repository = \"https://updates.example/repo/\" or \"file:///media/usb/repo\"";
-    let repository = section.text_required(cx, "repository", help);
-    if let Some(repository) = &repository {
-        let rest = ["https://", "http://", "file://"]
-            .iter()
-            .find_map(|scheme| repository.value.strip_prefix(scheme));
-        if rest.is_none_or(str::is_empty) {
-            let message = format!("`{}` is no repository", repository.value);
-            cx.error(repository.place, message, help.to_owned());
-        }
-    }
-    let root_file = section.text_or(cx, "root", ROOT);
-    check_path(cx, &root_file);
-    let channel = section.text_or(cx, "channel", "stable");
-    check_name(cx, "channel", &channel.value, channel.place);
-    let poll = section.duration_or(cx, "poll", POLL_MIN..=POLL_MAX, POLL);
-    section.finish(cx);
-    Some(Deploy {
-        repository: repository?.value,
-        root: cx.resolve(&root_file.value),
-        channel: channel.value,
-        poll: poll.value,
-    })
-}
-
 fn modules(cx: &mut Checker, root: &mut Section<'_>) -> Modules {
     let mut section = root.section(cx, "modules");
     let dir = section.text_or(cx, "dir", MODULES_DIR);
@@ -596,7 +558,7 @@ fn directories(cx: &mut Checker, section: &mut Section<'_>) -> BTreeMap<String, 
     found
 }
 
-fn check_path(cx: &mut Checker, path: &At<String>) {
+pub(super) fn check_path(cx: &mut Checker, path: &At<String>) {
     if path.value.is_empty() || path.value.contains('\0') {
         let message = format!("`{}` is no path", path.value.escape_debug());
         cx.error(

@@ -85,7 +85,7 @@ impl Observer {
             }
         }
         let modules = modules.into_iter();
-        modules
+        let mut shown: Vec<view::ModuleStatus> = modules
             .map(|(module, state)| view::ModuleStatus {
                 name: module.manifest.name.clone(),
                 version: module.manifest.version.clone(),
@@ -98,7 +98,16 @@ impl Observer {
                 world: module.manifest.world.to_string(),
                 size_bytes: module.inspection.size as u64,
             })
-            .collect()
+            .collect();
+        if let Some(deploy) = &self.deploy {
+            for module in deploy.modules() {
+                if !shown.iter().any(|known| known.digest == module.digest) {
+                    shown.push(module);
+                }
+            }
+            shown.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        shown
     }
 }
 

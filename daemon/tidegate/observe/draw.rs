@@ -18,6 +18,7 @@ use tidegate_uplink::{Circuit, LinkState};
 use super::{Observed, Observer, Sampled, lock};
 use crate::clock;
 use crate::config::{self, Config};
+use crate::deploy;
 use crate::log::RecentErrors;
 use crate::wear::Wear;
 
@@ -322,6 +323,7 @@ impl View for Observer {
             store,
             uplinks,
             modules: self.modules(),
+            deploy: self.deploy.as_ref().map(deploy::Handle::status),
             alarms: Self::alarms(&observed.stats),
             commands: self.commands(&observed.stats.commands),
             quarantine_total: ledger

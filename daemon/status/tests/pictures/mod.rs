@@ -526,6 +526,38 @@ pub(crate) fn rich() -> Picture {
             rate: 3.8,
             ..UplinkStatus::default()
         }],
+        deploy: Some(DeployStatus {
+            state: DeployState::Refused,
+            repository: "https://updates.example/repo/".to_owned(),
+            channel: "stable".to_owned(),
+            epoch: Some(41),
+            publication: Some(220),
+            last_check: Some(now - 40_000),
+            last_success: Some(now - 3_640_000),
+            next_check: Some(now + 20_000),
+            expires: Some(DeployExpiry {
+                role: "timestamp".to_owned(),
+                time: now + 5 * 86_400_000,
+            }),
+            error: Some(DeployError {
+                file: "metadata/timestamp.json".to_owned(),
+                reason: "rollback: its version is 219, and version 220 was verified before"
+                    .to_owned(),
+                help: "an old copy is being served".to_owned(),
+            }),
+            checks: 12,
+            failures: 1,
+            modules: vec![DeployModule {
+                name: "range".to_owned(),
+                version: "0.2.0".to_owned(),
+                digest: filter("range", 1, 0, 1.0).digest,
+                world: "tidegate:module/filter@0.2.0".to_owned(),
+                size_bytes: 21_256,
+                sbom: None,
+                provenance: None,
+            }],
+            ..DeployStatus::default()
+        }),
         modules: [
             ("anomaly", true, 18_204),
             ("deadband", true, 15_331),

@@ -1,0 +1,526 @@
+//! One look at the repository, from the first request to the file that says what the channel names.
+//!
+//! Each step ends with a file that is whole: what was verified, each file that was fetched, the channel. A look that is cut off
+//! anywhere goes on from the last of them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tidegate_domain::channel::{Channel, Name, Part, Pinned, Release, Target};
+use tidegate_domain::limits;
+
+use crate::durable;
+use crate::files::Files;
+use crate::refusal::{Kind, Refusal};
+use crate::strict;
+use crate::transport::Transport;
+use crate::trust::{Trust, TrustFile};
+use crate::verify::{Expiry, Now, Verified, digest_text, refresh};
+
+/// The format of the file that says what the channel names.
+const FORMAT: u32 = 1;
+const INSTALLED: &str = "channel.json";
+
+/// Where a device keeps what it believes, and what it follows.
+#[derive(Clone, Debug)]
+pub struct DeviceConfig {
+    /// A folder of its own.
+    pub dir: PathBuf,
+    /// The root that is trusted at first.
+    pub root: PathBuf,
+    /// Which channel it follows.
+    pub channel: Name,
+}
+
+/// The device's side of a repository.
+#[derive(Debug)]
+pub struct Device {
+    config: DeviceConfig,
+    trust: TrustFile,
+    files: Files,
+}
+
+/// What the channel named when all of it was here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Installed {
+    format: u32,
+    /// The channel.
+    pub channel: String,
+    /// Its number; higher than that of all before it.
+    pub epoch: u64,
+    /// SHA-256 of its document.
+    pub document: String,
+    /// By name.
+    pub modules: Vec<InstalledModule>,
+}
+
+/// A module whose files are here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct InstalledModule {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Of the component.
+    pub digest: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The world that it implements.
+    pub world: String,
+    /// Of the release document.
+    pub release: String,
+    /// Of the golden vectors, where it has any.
+    pub vectors: Option<String>,
+    /// Of the software bill of materials, CycloneDX, where there is one.
+    pub sbom: Option<String>,
+    /// Of the provenance, in-toto, where there is one.
+    pub provenance: Option<String>,
+    /// The least version that may run at all, as the channel says.
+    pub minimum: Option<String>,
+    /// What the channel sets of its settings.
+    pub settings: Option<Map<String, Value>>,
+}
+
+/// A module that is judged by who knows modules, before it counts as here.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// As the channel names it.
+    pub name: &'a str,
+    /// Likewise.
+    pub version: &'a str,
+    /// The component.
+    pub component: &'a [u8],
+    /// The release document, which fits the component.
+    pub release: &'a Release,
+}
+
+/// Judges a candidate: what keeps it from ever running here, and what to do about it.
+pub type Admission<'a> = &'a (dyn Fn(&Candidate<'_>) -> Result<(), (String, String)> + Sync);
+
+/// What a look found.
+#[derive(Clone, Debug)]
+pub struct Polled {
+    /// The channel's number.
+    pub epoch: u64,
+    /// The channel names something else than before.
+    pub news: bool,
+    /// Bytes of targets that came.
+    pub bytes: u64,
+    /// What expires first.
+    pub expiry: Expiry,
+    /// The publication, by the version of its timestamp.
+    pub publication: u64,
+}
+
+impl Device {
+    /// Opens the folder, and removes what a look left behind that was cut off.
+    ///
+    /// # Errors
+    /// The folder cannot be made or read.
+    pub fn open(config: DeviceConfig) -> io::Result<Self> {
+        let files = Files::new(config.dir.join("files"));
+        durable::make_dir(&config.dir)?;
+        files.prepare()?;
+        for entry in fs::read_dir(&config.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name
+                .as_encoded_bytes()
+                .starts_with(crate::SCRATCH.as_bytes())
+            {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(Self {
+            trust: TrustFile::new(&config.dir),
+            files,
+            config,
+        })
+    }
+
+    /// What the channel named when all of it was here; `None` before that, and where another channel was followed.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn installed(&self) -> Result<Option<Installed>, Refusal> {
+        let path = self.config.dir.join(INSTALLED);
+        let refuse = |what: String| {
+            Refusal::new(
+                Kind::Local,
+                &path.display().to_string(),
+                what,
+                "remove the file: the next poll makes it anew",
+            )
+        };
+        let bytes = durable::read(&path, limits::DEPLOY_TARGETS_BYTES)
+            .map_err(|error| refuse(error.to_string()))?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let installed: Installed =
+            serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
+        if installed.format != FORMAT {
+            return Err(refuse(format!("it has format {}", installed.format)));
+        }
+        Ok(Some(installed).filter(|installed| installed.channel == self.config.channel.as_str()))
+    }
+
+    /// The bytes of a file that an [`InstalledModule`] names; `None` where they are gone or damaged, and the next poll fetches
+    /// them again.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn read(&self, digest: &str) -> Result<Option<Vec<u8>>, Refusal> {
+        match parse_digest(digest) {
+            Some(digest) => self.files.read(&digest),
+            None => Ok(None),
+        }
+    }
+
+    /// Looks at the repository, verifies, and fetches what the channel names and the device lacks.
+    ///
+    /// Files are written on the calling thread: it is one that may block.
+    ///
+    /// # Errors
+    /// Why the repository as it is now is not taken. What was installed before is untouched.
+    pub async fn poll(
+        &self,
+        transport: &Arc<dyn Transport>,
+        now: Now,
+        admit: Admission<'_>,
+    ) -> Result<Polled, Refusal> {
+        let mut trust = self.trust.load(&self.config.root)?;
+        let refreshed = refresh(transport, &trust, now, &self.config.dir).await;
+        if let Some(newer) = refreshed.trust {
+            self.trust.store(&newer)?;
+            trust = newer;
+        }
+        let verified = refreshed.verified?;
+        let (installed, bytes) = self
+            .fetch_channel(transport.as_ref(), &trust, &verified, admit)
+            .await?;
+        let news = self.installed()?.as_ref() != Some(&installed);
+        let epoch = installed.epoch;
+        if news {
+            let floor = trust.floors.epochs.entry(installed.channel.clone());
+            *floor.or_default() = epoch;
+            self.trust.store(&trust)?;
+            self.install(&installed)?;
+        }
+        let keep = installed.digests();
+        if let Err(error) = self.files.sweep(&keep) {
+            tracing::warn!(%error, "files of former channels cannot be removed");
+        }
+        Ok(Polled {
+            epoch,
+            news,
+            bytes,
+            expiry: verified.expiry,
+            publication: verified.version,
+        })
+    }
+
+    /// The channel and all its files, on the device.
+    async fn fetch_channel(
+        &self,
+        transport: &dyn Transport,
+        trust: &Trust,
+        verified: &Verified,
+        admit: Admission<'_>,
+    ) -> Result<(Installed, u64), Refusal> {
+        let name = Target::Channel(self.config.channel.clone()).to_string();
+        let Some(file) = verified.files.get(&name) else {
+            return Err(self.no_channel(verified));
+        };
+        let most = limits::CHANNEL_BYTES as u64;
+        let mut came = self.files.fetch(transport, &name, file, most).await?;
+        let document = self.files.read(&file.digest)?.ok_or_else(gone)?;
+        let channel = read_channel(&name, &document)?;
+        let document = digest_text(&file.digest);
+        self.check_epoch(&name, &channel, &document, trust)?;
+
+        let mut modules = Vec::new();
+        for (module, pinned) in &channel.modules {
+            let (installed, bytes) = self
+                .fetch_module(transport, verified, &name, module, pinned)
+                .await?;
+            came += bytes;
+            modules.push(installed);
+        }
+        let installed = Installed {
+            format: FORMAT,
+            channel: self.config.channel.to_string(),
+            epoch: channel.epoch,
+            document,
+            modules,
+        };
+        // What was judged before is not judged again.
+        if self.installed()?.as_ref() != Some(&installed) {
+            self.judge(&installed, admit)?;
+        }
+        Ok((installed, came))
+    }
+
+    async fn fetch_module(
+        &self,
+        transport: &dyn Transport,
+        verified: &Verified,
+        channel: &str,
+        module: &Name,
+        pinned: &Pinned,
+    ) -> Result<(InstalledModule, u64), Refusal> {
+        let version = &pinned.version;
+        let refuse = |what: String| {
+            Refusal::new(
+                Kind::Channel,
+                channel,
+                what,
+                "nothing of this epoch is taken; the publisher has to publish the channel anew",
+            )
+        };
+        let name_of = |part| {
+            let (name, version) = (module.clone(), version.clone());
+            Target::Module {
+                name,
+                version,
+                part,
+            }
+            .to_string()
+        };
+        let find = |part| verified.files.get(&name_of(part));
+        let must = |part| {
+            let missing = || {
+                let file = name_of(part);
+                refuse(format!(
+                    "it names {module} {version}, and there is no {file}"
+                ))
+            };
+            find(part).ok_or_else(missing)
+        };
+        let (component, release) = (must(Part::Component)?, must(Part::Release)?);
+        let digest = digest_text(&component.digest);
+        if pinned.digest != digest {
+            return Err(refuse(format!(
+                "it names {module} {version} with {}, and {} has {digest}",
+                pinned.digest,
+                name_of(Part::Component)
+            )));
+        }
+        let mut came = 0;
+        for part in Part::ALL {
+            if let Some(file) = find(part) {
+                let name = name_of(part);
+                let most = part.most_bytes();
+                came += self.files.fetch(transport, &name, file, most).await?;
+            }
+        }
+        let document = self.files.read(&release.digest)?.ok_or_else(gone)?;
+        let text = |part| find(part).map(|file| digest_text(&file.digest));
+        let mut installed = InstalledModule {
+            name: module.to_string(),
+            version: version.to_string(),
+            digest,
+            bytes: component.length,
+            world: String::new(),
+            release: digest_text(&release.digest),
+            vectors: text(Part::Vectors),
+            sbom: text(Part::Sbom),
+            provenance: text(Part::Provenance),
+            minimum: pinned.minimum.as_ref().map(ToString::to_string),
+            settings: pinned.settings.clone(),
+        };
+        installed.world = read_release(&document, &installed)?.world;
+        Ok((installed, came))
+    }
+
+    fn judge(&self, installed: &Installed, admit: Admission<'_>) -> Result<(), Refusal> {
+        for module in &installed.modules {
+            let base = format!("modules/{}/{}", module.name, module.version);
+            let component = self.read(&module.digest)?.ok_or_else(gone)?;
+            let document = self.read(&module.release)?.ok_or_else(gone)?;
+            let release = read_release(&document, module)?;
+            let candidate = Candidate {
+                name: &module.name,
+                version: &module.version,
+                component: &component,
+                release: &release,
+            };
+            admit(&candidate).map_err(|(what, help)| {
+                Refusal::new(Kind::Channel, &format!("{base}.wasm"), what, help)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_epoch(
+        &self,
+        name: &str,
+        channel: &Channel,
+        document: &str,
+        trust: &Trust,
+    ) -> Result<(), Refusal> {
+        let floor = trust.floors.epochs.get(self.config.channel.as_str());
+        let floor = floor.copied().unwrap_or_default();
+        if channel.epoch < floor {
+            return Err(Refusal::new(
+                Kind::Rollback,
+                name,
+                format!(
+                    "rollback: its epoch is {}, and epoch {floor} was seen before",
+                    channel.epoch
+                ),
+                "publish it anew with a higher epoch",
+            ));
+        }
+        let before = self.installed()?;
+        let same = before.filter(|before| before.epoch == channel.epoch);
+        if same.is_some_and(|before| before.document != document) {
+            return Err(Refusal::new(
+                Kind::Channel,
+                name,
+                format!(
+                    "epoch {} was seen before with another content",
+                    channel.epoch
+                ),
+                "publish it anew with a higher epoch",
+            ));
+        }
+        Ok(())
+    }
+
+    fn no_channel(&self, verified: &Verified) -> Refusal {
+        let there: Vec<&str> = verified
+            .files
+            .keys()
+            .filter_map(|name| name.strip_prefix("channels/")?.strip_suffix(".json"))
+            .take(8)
+            .collect();
+        let there = if there.is_empty() {
+            "it has none".to_owned()
+        } else {
+            format!("it has {}", there.join(", "))
+        };
+        Refusal::new(
+            Kind::Channel,
+            &format!("channels/{}.json", self.config.channel),
+            format!("the repository has no such channel; {there}"),
+            "write one of them into `deploy.channel`, or publish it",
+        )
+    }
+
+    fn install(&self, installed: &Installed) -> Result<(), Refusal> {
+        let path = self.config.dir.join(INSTALLED);
+        let refuse = |what: String| {
+            Refusal::new(
+                Kind::Local,
+                &path.display().to_string(),
+                what,
+                "look at the disk; the next poll goes on from here",
+            )
+        };
+        let bytes = serde_json::to_vec(installed).map_err(|error| refuse(error.to_string()))?;
+        durable::replace(&path, &bytes).map_err(|error| refuse(error.to_string()))
+    }
+}
+
+impl Installed {
+    /// Of every file that belongs to it.
+    fn digests(&self) -> BTreeSet<[u8; 32]> {
+        let of = |module: &InstalledModule| {
+            let more = [&module.vectors, &module.sbom, &module.provenance];
+            let more = more.into_iter().flatten().cloned();
+            [module.digest.clone(), module.release.clone()]
+                .into_iter()
+                .chain(more)
+                .collect::<Vec<String>>()
+        };
+        let modules = self.modules.iter().flat_map(of);
+        std::iter::once(self.document.clone())
+            .chain(modules)
+            .filter_map(|digest| parse_digest(&digest))
+            .collect()
+    }
+}
+
+fn read_channel(name: &str, document: &[u8]) -> Result<Channel, Refusal> {
+    let read = strict::check(document)
+        .and_then(|()| Channel::parse(document).map_err(|error| error.to_string()));
+    read.map_err(|what| {
+        Refusal::new(
+            Kind::Malformed,
+            name,
+            format!("it is no channel: {what}"),
+            "the publisher has to publish the channel anew",
+        )
+    })
+}
+
+/// A release document that speaks of this module.
+fn read_release(document: &[u8], module: &InstalledModule) -> Result<Release, Refusal> {
+    parse_release(document, module).map_err(|what| {
+        Refusal::new(
+            Kind::Malformed,
+            &format!("modules/{}/{}.json", module.name, module.version),
+            what,
+            "the publisher has to publish the module anew, under another version",
+        )
+    })
+}
+
+fn parse_release(document: &[u8], module: &InstalledModule) -> Result<Release, String> {
+    strict::check(document)?;
+    let release = Release::parse(document).map_err(|error| error.to_string())?;
+    let says = |key: &str, found: &str, expected: &str| {
+        Err(format!(
+            "its `{key}` is {found}, and the repository has {expected}"
+        ))
+    };
+    if release.name.as_str() != module.name {
+        return says("name", release.name.as_str(), &module.name);
+    }
+    if release.version.to_string() != module.version {
+        return says("version", &release.version.to_string(), &module.version);
+    }
+    if release.digest != module.digest {
+        return says("digest", &release.digest, &module.digest);
+    }
+    if release.bytes != module.bytes {
+        return says(
+            "bytes",
+            &release.bytes.to_string(),
+            &module.bytes.to_string(),
+        );
+    }
+    if release.vectors != module.vectors {
+        let show = |digest: &Option<String>| digest.clone().unwrap_or_else(|| "none".to_owned());
+        return says("vectors", &show(&release.vectors), &show(&module.vectors));
+    }
+    Ok(release)
+}
+
+fn gone() -> Refusal {
+    Refusal::new(
+        Kind::Local,
+        "deploy/files",
+        "a file that came a moment ago is damaged",
+        "look at the disk; the next poll fetches it again",
+    )
+}
+
+/// `sha256:…`
+fn parse_digest(text: &str) -> Option<[u8; 32]> {
+    let hex = text.strip_prefix("sha256:")?;
+    let mut digest = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}

@@ -1,0 +1,442 @@
+//! Modules over the air, in the running gateway: when the repository is looked at, by whom, and what is said of it.
+//!
+//! A thread of its own looks, because a look writes and syncs files. It never touches what runs.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tidegate_deploy::{
+    Candidate, Device, DeviceConfig, Directory, Expiry, Http, HttpConfig, Installed, Kind, Now,
+    Pace, Polled, Refusal, Transport,
+};
+use tidegate_domain::backoff::Backoff;
+use tidegate_domain::channel::{Target, Version};
+use tidegate_pipeline::{LoadLimits, Manifest, inspect};
+use tidegate_status::{Refused, view};
+use tidegate_tls::Tls;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock;
+use crate::config::{self, Config, Repository};
+
+/// Orders that wait. Each is somebody at a terminal.
+const ORDERS: usize = 4;
+/// The first look comes this long after the start, and up to six times as long: sources come first, and gateways where the power
+/// came back do not ask all at once.
+const FIRST: Duration = Duration::from_secs(10);
+/// First wait after a look that failed; the longest is `deploy.poll`.
+const RETRY: Duration = Duration::from_secs(30);
+/// A share of `deploy.poll` by which a wait may be shorter: gateways that started together spread.
+const JITTER: f64 = 0.2;
+/// Time left to metadata at which it is worth saying: a week.
+const SOON: i64 = 7 * 86_400;
+/// A look that takes longer is given up; what came of files is kept.
+const LONGEST: Duration = Duration::from_hours(6);
+
+/// A look that somebody waits for.
+struct Order {
+    /// A folder to look at instead of the configured repository.
+    from: Option<PathBuf>,
+    reply: oneshot::Sender<Result<Value, Refused>>,
+}
+
+/// What the rest of the gateway has of it.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    orders: mpsc::Sender<Order>,
+    status: Arc<Mutex<view::DeployStatus>>,
+}
+
+/// What looks.
+pub(crate) struct Desk {
+    config: Arc<Config>,
+    deploy: config::Deploy,
+    device: Device,
+    tls: Option<Arc<Tls>>,
+    orders: mpsc::Receiver<Order>,
+    status: Arc<Mutex<view::DeployStatus>>,
+    stop: watch::Receiver<bool>,
+}
+
+/// Makes both, where `[deploy]` is configured.
+///
+/// # Errors
+/// The folder in the state directory cannot be made.
+pub(crate) fn open(
+    config: &Arc<Config>,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<Option<(Handle, Desk)>> {
+    let Some(deploy) = config.deploy.clone() else {
+        return Ok(None);
+    };
+    let dir = config.gateway.state_dir.join("deploy");
+    let device = Device::open(DeviceConfig {
+        root: deploy.root.clone(),
+        channel: deploy.channel.clone(),
+        dir: dir.clone(),
+    })
+    .with_context(|| format!("{} cannot be used; check owner and disk", dir.display()))?;
+    let (place, tls) = match &deploy.repository {
+        Repository::Directory(dir) => (dir.display().to_string(), None),
+        Repository::Http { url, tls } => {
+            let tls = tls.clone().map(Tls::new).transpose()?.map(Arc::new);
+            (url.to_string(), tls)
+        }
+    };
+    let status = Arc::new(Mutex::new(view::DeployStatus {
+        repository: place,
+        channel: deploy.channel.to_string(),
+        ..view::DeployStatus::default()
+    }));
+    let (orders, received) = mpsc::channel(ORDERS);
+    let desk = Desk {
+        config: Arc::clone(config),
+        deploy,
+        device,
+        tls,
+        orders: received,
+        status: Arc::clone(&status),
+        stop,
+    };
+    desk.show_installed();
+    Ok(Some((Handle { orders, status }, desk)))
+}
+
+impl Handle {
+    /// What is said of it now.
+    pub(crate) fn status(&self) -> view::DeployStatus {
+        lock(&self.status).clone()
+    }
+
+    /// The modules of the channel, and one that was refused, as candidates for what runs.
+    pub(crate) fn modules(&self) -> Vec<view::ModuleStatus> {
+        let status = self.status();
+        let here = status.modules.iter().map(|module| view::ModuleStatus {
+            name: module.name.clone(),
+            version: module.version.clone(),
+            digest: module.digest.clone(),
+            state: view::ModuleState::Candidate,
+            origin: view::ModuleOrigin::Channel,
+            world: module.world.clone(),
+            size_bytes: module.size_bytes,
+        });
+        let refused = status.error.iter().filter_map(|error| {
+            let Some(Target::Module { name, version, .. }) = Target::parse(&error.file) else {
+                return None;
+            };
+            Some(view::ModuleStatus {
+                name: name.to_string(),
+                version: version.to_string(),
+                state: view::ModuleState::Refused,
+                origin: view::ModuleOrigin::Channel,
+                ..view::ModuleStatus::default()
+            })
+        });
+        here.chain(refused).collect()
+    }
+
+    /// Looks at the repository at once, or at a folder, and waits for what comes of it.
+    ///
+    /// # Errors
+    /// Why nothing was taken.
+    pub(crate) async fn look(&self, from: Option<PathBuf>) -> Result<Value, Refused> {
+        let (reply, answer) = oneshot::channel();
+        let busy = |_| {
+            Refused::Unavailable(
+                "others wait for a look at the repository; try again when it is through".to_owned(),
+            )
+        };
+        self.orders.try_send(Order { from, reply }).map_err(busy)?;
+        answer
+            .await
+            .map_err(|_| Refused::Unavailable("the gateway is ending".to_owned()))?
+    }
+}
+
+impl Desk {
+    /// Looks until `stop` says so. Blocks; `runtime` moves the connections.
+    pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle) {
+        runtime.block_on(async move {
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                // A look that is cut off here goes on from its last file.
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = self.look_for_ever() => {}
+            }
+        });
+    }
+
+    async fn look_for_ever(&mut self) {
+        let mut backoff = Backoff::new(RETRY, self.deploy.poll.max(RETRY));
+        let mut wait = FIRST.mul_f64(1.0 + 5.0 * share(random()));
+        loop {
+            let at = clock::wall() / 1_000_000 + millis(wait);
+            lock(&self.status).next_check = Some(at);
+            let order = tokio::select! {
+                () = tokio::time::sleep(wait) => None,
+                order = self.orders.recv() => match order {
+                    Some(order) => Some(order),
+                    // Nobody can order any more: the gateway is ending.
+                    None => return,
+                },
+            };
+            let result = self
+                .look(order.as_ref().and_then(|order| order.from.clone()))
+                .await;
+            wait = match &result {
+                Ok(_) => {
+                    backoff.reset();
+                    self.deploy.poll.mul_f64(1.0 - JITTER * share(random()))
+                }
+                Err(_) => backoff.next(random()),
+            };
+            if let Some(order) = order {
+                let answer = result.map_err(|refusal| refused(&refusal));
+                if order.reply.send(answer).is_err() {
+                    tracing::debug!("whoever ordered the look is gone");
+                }
+            }
+        }
+    }
+
+    /// One look, and what is said of it.
+    async fn look(&self, from: Option<PathBuf>) -> Result<Value, Refusal> {
+        lock(&self.status).checking = true;
+        let now = now();
+        let polled = match self.transport(from) {
+            Err(refusal) => Err(refusal),
+            Ok(transport) => {
+                let admit = |candidate: &Candidate<'_>| admit(candidate, &self.config);
+                let poll = self.device.poll(&transport, now, &admit);
+                match tokio::time::timeout(LONGEST, poll).await {
+                    Ok(polled) => polled,
+                    Err(_) => Err(took_too_long(&transport.place())),
+                }
+            }
+        };
+        self.show(&polled, now);
+        let polled = polled?;
+        Ok(json!({
+            "channel": self.deploy.channel.as_str(),
+            "epoch": polled.epoch,
+            "publication": polled.publication,
+            "news": polled.news,
+            "bytes": polled.bytes,
+            "expires": { "role": polled.expiry.role, "time": polled.expiry.at.as_millisecond() },
+            "modules": lock(&self.status).modules,
+        }))
+    }
+
+    fn transport(&self, from: Option<PathBuf>) -> Result<Arc<dyn Transport>, Refusal> {
+        let silence = self.deploy.timeout;
+        if let Some(dir) = from {
+            return Ok(Arc::new(Directory::new(dir, silence)));
+        }
+        Ok(match &self.deploy.repository {
+            Repository::Directory(dir) => Arc::new(Directory::new(dir, silence)),
+            Repository::Http { url, .. } => Arc::new(Http::new(HttpConfig {
+                url: url.clone(),
+                tls: self.tls.clone(),
+                pace: Pace {
+                    silence,
+                    most_bytes_per_second: self.deploy.rate_limit,
+                },
+            })?),
+        })
+    }
+
+    fn show(&self, polled: &Result<Polled, Refusal>, now: Now) {
+        let time = clock::wall() / 1_000_000;
+        let mut status = lock(&self.status);
+        status.checking = false;
+        status.last_check = Some(time);
+        status.checks += 1;
+        match polled {
+            Ok(polled) => {
+                status.state = view::DeployState::Current;
+                status.error = None;
+                status.last_success = Some(time);
+                status.publication = Some(polled.publication);
+                show_expiry(&mut status, &polled.expiry, now);
+                drop(status);
+                if polled.news {
+                    self.show_installed();
+                    tracing::info!(
+                        channel = self.deploy.channel.as_str(),
+                        epoch = polled.epoch,
+                        bytes = polled.bytes,
+                        "the channel names something new, and all of it is verified and here"
+                    );
+                }
+            }
+            Err(refusal) => {
+                status.failures += 1;
+                status.state = match refusal.kind {
+                    Kind::Fetch => view::DeployState::Unreachable,
+                    Kind::Expired => view::DeployState::Expired,
+                    Kind::Malformed
+                    | Kind::Signatures
+                    | Kind::Rollback
+                    | Kind::Mixed
+                    | Kind::Content
+                    | Kind::Name
+                    | Kind::Channel
+                    | Kind::Local => view::DeployState::Refused,
+                };
+                let error = view::DeployError {
+                    file: refusal.file.clone(),
+                    reason: refusal.reason.clone(),
+                    help: refusal.help.clone(),
+                };
+                // The same again is no news for the log.
+                if status.error.as_ref() != Some(&error) {
+                    tracing::warn!("nothing is taken from the repository: {refusal}");
+                }
+                status.error = Some(error);
+            }
+        }
+    }
+
+    fn show_installed(&self) {
+        let installed = match self.device.installed() {
+            Ok(installed) => installed,
+            Err(refusal) => {
+                tracing::error!("what the channel named is not known any more: {refusal}");
+                None
+            }
+        };
+        let mut status = lock(&self.status);
+        status.epoch = installed.as_ref().map(|installed| installed.epoch);
+        status.modules = installed.as_ref().map(modules).unwrap_or_default();
+    }
+}
+
+/// Says a week ahead that nothing will be installed any more.
+fn show_expiry(status: &mut view::DeployStatus, expiry: &Expiry, now: Now) {
+    let left = expiry.at.as_second() - now.time.as_second();
+    if left < SOON {
+        let said = status.state == view::DeployState::Expiring;
+        let known = status.expires.as_ref().map(|expires| expires.time);
+        status.state = view::DeployState::Expiring;
+        if !said && known != Some(expiry.at.as_millisecond()) {
+            tracing::warn!(
+                "metadata/{}.json expires on {:.0}: then nothing new is installed until the publisher renews it",
+                expiry.role,
+                expiry.at
+            );
+        }
+    }
+    status.expires = Some(view::DeployExpiry {
+        role: expiry.role.to_owned(),
+        time: expiry.at.as_millisecond(),
+    });
+}
+
+fn modules(installed: &Installed) -> Vec<view::DeployModule> {
+    let modules = installed.modules.iter();
+    modules
+        .map(|module| view::DeployModule {
+            name: module.name.clone(),
+            version: module.version.clone(),
+            digest: module.digest.clone(),
+            world: module.world.clone(),
+            size_bytes: module.bytes,
+            sbom: module.sbom.clone(),
+            provenance: module.provenance.clone(),
+        })
+        .collect()
+}
+
+/// What can be said of a module without running it: that it is one, that this daemon is new enough, that the site takes one of
+/// its size.
+fn admit(candidate: &Candidate<'_>, config: &Config) -> Result<(), (String, String)> {
+    let publisher =
+        |what: String| Err((what, "the publisher has to make another version".to_owned()));
+    let release = candidate.release;
+    let daemon: Result<Version, _> = env!("CARGO_PKG_VERSION").parse();
+    if let (Some(minimum), Ok(daemon)) = (&release.minimum_daemon, daemon)
+        && *minimum > daemon
+    {
+        return Err((
+            format!("it needs version {minimum} of the daemon, and this is {daemon}"),
+            "update the daemon first".to_owned(),
+        ));
+    }
+    let manifest = Value::Object(release.manifest.clone()).to_string();
+    let manifest = match Manifest::parse(manifest.as_bytes()) {
+        Ok(manifest) => manifest,
+        Err(error) => return publisher(format!("its manifest: {error}")),
+    };
+    let allowed = LoadLimits::granted(&manifest.limits, &config.policy.loading);
+    let size = candidate.component.len() as u64;
+    if size > allowed.module_bytes {
+        return Err((
+            format!(
+                "it has {size} bytes, and {} are allowed",
+                allowed.module_bytes
+            ),
+            inspect::smaller(allowed.module_bytes).to_owned(),
+        ));
+    }
+    match inspect::inspect(candidate.component) {
+        Ok(_) => Ok(()),
+        Err(error) => publisher(format!("it is no module: {error}")),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Refused {
+    match refusal.kind {
+        Kind::Fetch | Kind::Local => Refused::Unavailable(refusal.to_string()),
+        Kind::Malformed
+        | Kind::Signatures
+        | Kind::Rollback
+        | Kind::Mixed
+        | Kind::Expired
+        | Kind::Content
+        | Kind::Name
+        | Kind::Channel => Refused::Request(refusal.to_string()),
+    }
+}
+
+fn took_too_long(place: &str) -> Refusal {
+    Refusal {
+        kind: Kind::Fetch,
+        file: place.to_owned(),
+        reason: format!("the look took longer than {} hours", LONGEST.as_secs() / 3600),
+        help: "what came is kept, and the next poll goes on from there; is `deploy.rate-limit` too low?".to_owned(),
+    }
+}
+
+/// The time by which metadata is judged, as certificates are.
+fn now() -> Now {
+    let clock = crate::built::clock();
+    let time = tidegate_deploy::time(clock.seconds());
+    Now {
+        time,
+        set: clock::now().synced,
+    }
+}
+
+/// Without randomness gateways do not spread, and that is all.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or(u64::MAX)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "jitter needs no more than 53 bits"
+)]
+fn share(random: u64) -> f64 {
+    random as f64 / u64::MAX as f64
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn lock(status: &Mutex<view::DeployStatus>) -> MutexGuard<'_, view::DeployStatus> {
+    status.lock().unwrap_or_else(PoisonError::into_inner)
+}
