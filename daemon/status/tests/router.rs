@@ -284,6 +284,29 @@ async fn the_page_says_what_is_wrong_and_what_was_lost() {
         "in place of the first broker · circuit closed",
     ];
     check(away, &elsewhere, &["Everything is flowing"]).await;
+    // Modules over the air: what is refused is named, with the reason and what to do.
+    let mut refused = rich();
+    let deploy = refused.snapshot.deploy.as_mut().unwrap();
+    deploy.state = DeployState::Refused;
+    deploy.error = Some(DeployError {
+        file: "metadata/timestamp.json".to_owned(),
+        reason: "rollback: its version is 219, <b>".to_owned(),
+        help: "publish anew".to_owned(),
+    });
+    let words = [
+        "The repository of modules was refused",
+        "metadata/timestamp.json: rollback: its version is 219, &#60;b&#62;",
+        "publish anew",
+        "Modules over the air",
+    ];
+    check(refused, &words, &["Everything is flowing"]).await;
+    let mut expiring = rich();
+    expiring.snapshot.deploy.as_mut().unwrap().state = DeployState::Expiring;
+    let words = [
+        "Modules over the air will stop within a week",
+        "metadata/timestamp.json expires on",
+    ];
+    check(expiring, &words, &["Everything is flowing"]).await;
     // Certificates.
     let mut ending = rich();
     let now = ending.made;

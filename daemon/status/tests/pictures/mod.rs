@@ -527,7 +527,7 @@ pub(crate) fn rich() -> Picture {
             ..UplinkStatus::default()
         }],
         deploy: Some(DeployStatus {
-            state: DeployState::Refused,
+            state: DeployState::Current,
             repository: "https://updates.example/repo/".to_owned(),
             channel: "stable".to_owned(),
             epoch: Some(41),
@@ -539,14 +539,9 @@ pub(crate) fn rich() -> Picture {
                 role: "timestamp".to_owned(),
                 time: now + 5 * 86_400_000,
             }),
-            error: Some(DeployError {
-                file: "metadata/timestamp.json".to_owned(),
-                reason: "rollback: its version is 219, and version 220 was verified before"
-                    .to_owned(),
-                help: "an old copy is being served".to_owned(),
-            }),
+            error: None,
             checks: 12,
-            failures: 1,
+            failures: 0,
             modules: vec![DeployModule {
                 name: "range".to_owned(),
                 version: "0.2.0".to_owned(),
