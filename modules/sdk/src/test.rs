@@ -542,10 +542,10 @@ fn each_step<H>(
     for vector in list(&vectors["vectors"]) {
         let name = vector["name"].as_str().expect("a vector has a name");
         known(vector, &["name", "settings", "secrets", "steps"], name);
-        let settings = match &vector["settings"] {
-            Json::Null => Json::Object(Map::new()),
-            settings => settings.clone(),
-        };
+        let mut settings = vector["settings"].clone();
+        if settings.is_null() {
+            settings = Json::Object(Map::new());
+        }
         let secrets = vector["secrets"].as_object().into_iter().flatten();
         let secrets = secrets.map(|(secret, text)| {
             let text = text.as_str().expect("a secret is a text");
