@@ -138,9 +138,9 @@ fn no_release_has_the_switches() {
     let default = manifest
         .lines()
         .find(|line| line.starts_with("default = ["));
-    assert_eq!(
-        default,
-        Some("default = [\"demo\"]"),
+    let default = default.expect("there are default features");
+    assert!(
+        !default.contains("test-faults"),
         "and nobody has them by default"
     );
 }

@@ -155,6 +155,7 @@ impl Http {
         Ok(Connection {
             sender,
             driver: Some(Box::pin(driver)),
+            fault: None,
         })
     }
 
@@ -194,12 +195,18 @@ impl Http {
             };
             headers.insert(name, tag);
         }
-        let Connection { sender, driver } = connection;
+        let Connection {
+            sender,
+            driver,
+            fault,
+        } = connection;
         let answer = async {
             sender.ready().await?;
             sender.send_request(message).await
         };
-        drive(driver, answer).await
+        let answer = drive(driver, fault, answer).await;
+        // Whoever waits is told that nobody answers any more; why, the connection said.
+        answer.map_err(|error| fault.take().unwrap_or(error))
     }
 
     fn answer(
@@ -331,6 +338,8 @@ fn of_server(words: &str) -> String {
 struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     driver: Driver,
+    /// How it ended, where not well.
+    fault: Option<hyper::Error>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -343,15 +352,20 @@ impl std::fmt::Debug for Connection {
 type Driver = Option<Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>>;
 
 /// Waits for an answer and moves the connection meanwhile.
-async fn drive<T>(driver: &mut Driver, work: impl Future<Output = T>) -> T {
+async fn drive<T>(
+    driver: &mut Driver,
+    fault: &mut Option<hyper::Error>,
+    work: impl Future<Output = T>,
+) -> T {
     let mut work = pin!(work);
     poll_fn(|cx| {
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
             return Poll::Ready(done);
         }
         if let Some(moving) = driver.as_mut()
-            && moving.as_mut().poll(cx).is_ready()
+            && let Poll::Ready(ended) = moving.as_mut().poll(cx)
         {
+            *fault = ended.err();
             *driver = None;
         }
         // What moved may be what is waited for.
@@ -379,7 +393,7 @@ impl Chunks for Receiving {
                 };
                 let body = &mut self.body;
                 let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
-                match drive(&mut connection.driver, frame).await {
+                match drive(&mut connection.driver, &mut connection.fault, frame).await {
                     None => {
                         let done = self.connection.take();
                         if self.whole {
@@ -388,6 +402,7 @@ impl Chunks for Receiving {
                         return Ok(None);
                     }
                     Some(Err(error)) => {
+                        let error = connection.fault.take().unwrap_or(error);
                         return Err(broken(&self.path, &error, self.tls.as_deref()));
                     }
                     // Trailers carry nothing of the file.
