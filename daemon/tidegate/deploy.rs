@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
 use serde_json::{Value, json};
 use tidegate_deploy::{
     Candidate, Device, DeviceConfig, Directory, Expiry, Http, HttpConfig, Installed, Kind, Now,
@@ -64,7 +63,7 @@ pub(crate) struct Desk {
 /// Makes both, where `[deploy]` is configured.
 ///
 /// # Errors
-/// The folder in the state directory cannot be made.
+/// The files of its TLS cannot be used.
 pub(crate) fn open(
     config: &Arc<Config>,
     stop: watch::Receiver<bool>,
@@ -72,13 +71,11 @@ pub(crate) fn open(
     let Some(deploy) = config.deploy.clone() else {
         return Ok(None);
     };
-    let dir = config.gateway.state_dir.join("deploy");
-    let device = Device::open(DeviceConfig {
+    let device = Device::new(DeviceConfig {
         root: deploy.root.clone(),
         channel: deploy.channel.clone(),
-        dir: dir.clone(),
-    })
-    .with_context(|| format!("{} cannot be used; check owner and disk", dir.display()))?;
+        dir: config.gateway.state_dir.join("deploy"),
+    });
     let (place, tls) = match &deploy.repository {
         Repository::Directory(dir) => (dir.display().to_string(), None),
         Repository::Http { url, tls } => {

@@ -69,6 +69,24 @@ fn a_power_cut_at_any_step_of_a_look_leaves_a_state_that_goes_on() {
     assert!(first > 15 && next > 15, "{first} {next}");
 }
 
+/// Epochs that are superseded before they are whole would fill the folder up to its bound, and nothing would come any more.
+#[test]
+fn what_a_superseded_epoch_left_is_gone_before_more_is_fetched() {
+    let case = repositories::case("next-publication");
+    let dir = tempfile::tempdir().unwrap();
+    let device = device(dir.path(), &case);
+    poll(&device, Memory::of(&case.join("good"))).unwrap();
+    let before = whole(&device);
+    let files = dir.path().join("deploy/files");
+    let left = files.join(format!("{}.part", "ab".repeat(32)));
+    // Sparse: it takes no room, and counts.
+    let bytes = tidegate_domain::limits::DEPLOY_KEPT_BYTES;
+    fs::File::create(&left).unwrap().set_len(bytes).unwrap();
+    poll(&device, Memory::of(&case.join("then"))).unwrap();
+    assert!(!left.exists());
+    assert_ne!(whole(&device), before);
+}
+
 #[test]
 fn a_line_that_breaks_anywhere_in_a_look_is_taken_up_again() {
     let case = repositories::case("broken-lines");

@@ -401,7 +401,10 @@ struct Gateway {
 
 impl Gateway {
     fn start(case: &Path, env: &[(&str, &str)]) -> Self {
-        let site = Site::new();
+        Self::start_at(Site::new(), case, env)
+    }
+
+    fn start_at(site: Site, case: &Path, env: &[(&str, &str)]) -> Self {
         let server = Server::start(&case.join("good"));
         let config = site.write(
             "tidegate.toml",
@@ -634,6 +637,22 @@ fn a_stick_is_believed_no_more_than_the_network() {
         metrics.contains("tidegate_deploy_epoch{channel=\"stable\"} 4"),
         "{metrics}"
     );
+}
+
+/// What the disk does to modules over the air is no reason to take in no data.
+#[test]
+fn a_folder_that_cannot_be_made_is_told_and_keeps_no_gateway_from_running() {
+    let case = repositories::case("next-publication");
+    let site = Site::new();
+    let folder = site.path("state/deploy");
+    fs::create_dir_all(site.path("state")).unwrap();
+    fs::write(&folder, "in the way").unwrap();
+    let gateway = Gateway::start_at(site, &case, &[]);
+    let error = gateway.update().unwrap_err();
+    assert!(error.contains("the folder cannot be used"), "{error}");
+    assert_eq!(gateway.deploy()["state"], "refused");
+    fs::remove_file(&folder).unwrap();
+    assert_eq!(gateway.update().unwrap()["news"], true);
 }
 
 #[test]

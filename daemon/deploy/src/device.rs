@@ -120,28 +120,41 @@ pub struct Polled {
 }
 
 impl Device {
-    /// Opens the folder, and removes what a look left behind that was cut off.
-    ///
-    /// # Errors
-    /// The folder cannot be made or read.
-    pub fn open(config: DeviceConfig) -> io::Result<Self> {
-        let files = Files::new(config.dir.join("files"));
-        durable::make_dir(&config.dir)?;
-        files.prepare()?;
-        for entry in fs::read_dir(&config.dir)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name
-                .as_encoded_bytes()
-                .starts_with(crate::SCRATCH.as_bytes())
-            {
-                fs::remove_dir_all(entry.path())?;
-            }
-        }
-        Ok(Self {
+    /// Nothing is read or written yet.
+    #[must_use]
+    pub fn new(config: DeviceConfig) -> Self {
+        Self {
             trust: TrustFile::new(&config.dir),
-            files,
+            files: Files::new(config.dir.join("files")),
             config,
+        }
+    }
+
+    /// Makes the folder where it is not there, and removes what a look left behind that was cut off.
+    fn prepare(&self) -> Result<(), Refusal> {
+        let dir = &self.config.dir;
+        let prepared = (|| -> io::Result<()> {
+            durable::make_dir(dir)?;
+            self.files.prepare()?;
+            for entry in fs::read_dir(dir)? {
+                let entry = entry?;
+                let name = entry.file_name();
+                if name
+                    .as_encoded_bytes()
+                    .starts_with(crate::SCRATCH.as_bytes())
+                {
+                    fs::remove_dir_all(entry.path())?;
+                }
+            }
+            Ok(())
+        })();
+        prepared.map_err(|error| {
+            Refusal::new(
+                Kind::Local,
+                &dir.display().to_string(),
+                format!("the folder cannot be used: {error}"),
+                "look at its owner and at the disk; the next poll tries again",
+            )
         })
     }
 
@@ -194,6 +207,7 @@ impl Device {
         now: Now,
         admit: Admission<'_>,
     ) -> Result<Polled, Refusal> {
+        self.prepare()?;
         let mut trust = self.trust.load(&self.config.root)?;
         let refreshed = refresh(transport, &trust, now, &self.config.dir).await;
         if let Some(newer) = refreshed.trust {
@@ -212,10 +226,7 @@ impl Device {
             self.trust.store(&trust)?;
             self.install(&installed)?;
         }
-        let keep = installed.digests();
-        if let Err(error) = self.files.sweep(&keep) {
-            tracing::warn!(%error, "files of former channels cannot be removed");
-        }
+        self.sweep(&installed.digests());
         Ok(Polled {
             epoch,
             news,
@@ -237,12 +248,22 @@ impl Device {
         let Some(file) = verified.files.get(&name) else {
             return Err(self.no_channel(verified));
         };
+        let before = self.installed()?;
+        let mut keep = before.map_or_else(BTreeSet::new, |before| before.digests());
+        if self.files.check_room(file.length).is_err() {
+            // Not even the document fits, which says what else is wanted.
+            self.sweep(&keep);
+        }
         let most = limits::CHANNEL_BYTES as u64;
         let mut came = self.files.fetch(transport, &name, file, most).await?;
         let document = self.files.read(&file.digest)?.ok_or_else(gone)?;
         let channel = read_channel(&name, &document)?;
         let document = digest_text(&file.digest);
         self.check_epoch(&name, &channel, &document, trust)?;
+        keep.insert(file.digest);
+        keep.extend(digests_of(&channel, verified));
+        // Epochs that were begun, and superseded before they were whole, have left files that nothing names.
+        self.sweep(&keep);
 
         let mut modules = Vec::new();
         for (module, pinned) in &channel.modules {
@@ -264,6 +285,12 @@ impl Device {
             self.judge(&installed, admit)?;
         }
         Ok((installed, came))
+    }
+
+    fn sweep(&self, keep: &BTreeSet<[u8; 32]>) {
+        if let Err(error) = self.files.sweep(keep) {
+            tracing::warn!(%error, "files that no channel names any more cannot be removed");
+        }
     }
 
     async fn fetch_module(
@@ -445,6 +472,21 @@ impl Installed {
             .filter_map(|digest| parse_digest(&digest))
             .collect()
     }
+}
+
+/// Of every file of the modules that a channel names.
+fn digests_of(channel: &Channel, verified: &Verified) -> Vec<[u8; 32]> {
+    let modules = channel.modules.iter();
+    let parts = modules.flat_map(|module| Part::ALL.map(|part| (module, part)));
+    let files = parts.filter_map(|((name, pinned), part)| {
+        let target = Target::Module {
+            name: name.clone(),
+            version: pinned.version.clone(),
+            part,
+        };
+        verified.files.get(&target.to_string())
+    });
+    files.map(|file| file.digest).collect()
 }
 
 fn read_channel(name: &str, document: &[u8]) -> Result<Channel, Refusal> {

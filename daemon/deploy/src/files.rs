@@ -92,7 +92,7 @@ impl Files {
                 "the publisher has to make it smaller",
             ));
         }
-        self.make_room(target.length)
+        self.check_room(target.length)
             .map_err(|error| fail(&error))?;
         let (mut begun, mut hash) = begun(&part).map_err(|error| fail(&error))?;
         if begun > target.length {
@@ -159,9 +159,11 @@ impl Files {
         Ok(())
     }
 
+    /// Whether so many bytes more are within the folder's bound.
+    ///
     /// # Errors
-    /// The folder would hold more than it may.
-    fn make_room(&self, length: u64) -> io::Result<()> {
+    /// They are not, or the folder cannot be read.
+    pub(crate) fn check_room(&self, length: u64) -> io::Result<()> {
         let mut bytes = length;
         for entry in fs::read_dir(&self.dir)? {
             bytes += entry?.metadata()?.len();
