@@ -14,7 +14,7 @@ use crate::series;
 use crate::setup::Setup;
 
 /// Bits of the counter in a row's id.
-const COUNTER_BITS: u32 = 40;
+pub(crate) const COUNTER_BITS: u32 = 40;
 const BYTES: usize = size_of::<Identity>();
 
 /// What is kept, by source in the configuration's order; `None` for one that gives no identities.

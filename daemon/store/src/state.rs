@@ -5,10 +5,14 @@
 //!
 //! | part | meaning |
 //! |---|---|
-//! | byte | layout, 1 |
+//! | byte | layout, 2 |
+//! | 4 bytes | checksum of what follows, little-endian |
+//! | number | the change's number in its slot: 1, 2, 3 …; a snapshot has that of the last change in it |
 //! | byte | 0: records of series, 1: keys |
 //! | records | width, count, per record the series' id in the dictionary, then all records |
 //! | keys | count, per key: its text, a byte 0 (deleted) or 1 and then the value |
+//!
+//! By checksum and number salvage knows a state that is whole. Layout 1 had neither; a slot's first change after it folds.
 //!
 //! A change of another kind or width than what was before replaces all of it: it comes from another module.
 
@@ -19,7 +23,7 @@ use rusqlite::{Connection, OptionalExtension};
 use tidegate_domain::outcome::StateChange;
 use tidegate_domain::rollout::StateMove;
 
-use crate::block::{BlockError, Input, put_bytes, put_number};
+use crate::block::{BlockError, Input, crc32, put_bytes, put_number};
 use crate::num::sql_len;
 use crate::series::Names;
 
@@ -29,7 +33,11 @@ const FOLD_BYTES: usize = 64 * 1024;
 /// No record is wider; damage could claim anything.
 const MAX_WIDTH: usize = 64 * 1024;
 
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
+/// The layout without checksum and number.
+const LAYOUT_BARE: u8 = 1;
+/// Bytes that hold the number, whatever it is: layout, checksum, varint.
+const HEAD_BYTES: usize = 1 + 4 + 10;
 
 /// A slot's state, or a change of it: series by their dictionary ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,8 +113,10 @@ impl Change {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let mut out = vec![LAYOUT];
+    /// `number`: see the table above.
+    pub(crate) fn encode(&self, number: u64) -> Vec<u8> {
+        let mut out = vec![LAYOUT, 0, 0, 0, 0];
+        put_number(&mut out, number);
         match self {
             Self::Series(records) => {
                 out.push(0);
@@ -129,15 +139,29 @@ impl Change {
                 }
             }
         }
+        let crc = crc32(&out[5..]).to_le_bytes();
+        out[1..5].copy_from_slice(&crc);
         out
     }
 
-    fn decode(data: &[u8]) -> Result<Self, BlockError> {
+    /// A change with its number; `None` where it has none, and no checksum either.
+    pub(crate) fn decode(data: &[u8]) -> Result<(Option<u64>, Self), BlockError> {
         let mut input = Input(data);
-        match input.byte()? {
-            LAYOUT => {}
+        let number = match input.byte()? {
+            LAYOUT => {
+                let crc = input.take(4)?;
+                if crc32(input.0).to_le_bytes() != *crc {
+                    return Err(BlockError::Checksum);
+                }
+                Some(input.number()?)
+            }
+            LAYOUT_BARE => None,
             other => return Err(BlockError::Layout(other)),
-        }
+        };
+        Ok((number, Self::decode_kind(input)?))
+    }
+
+    fn decode_kind(mut input: Input<'_>) -> Result<Self, BlockError> {
         match input.byte()? {
             0 => {
                 let width = usize::try_from(input.number()?)
@@ -184,8 +208,18 @@ pub(crate) struct Slots {
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     id: i64,
+    /// Of the last change, 0 where there was none; `None` where what is stored has no numbers.
+    number: Option<u64>,
     snapshot_bytes: usize,
     log_bytes: usize,
+}
+
+/// The number of a stored change by its first bytes.
+fn number_in(head: &[u8]) -> Option<u64> {
+    match head.split_first() {
+        Some((&LAYOUT, rest)) => Input(rest.get(4..)?).number().ok(),
+        Some(_) | None => None,
+    }
 }
 
 /// The changes of one commit group, merged by slot: a record that changed eight times is written once.
@@ -268,7 +302,7 @@ impl Pending {
                 ] {
                     conn.prepare_cached(sql)?.execute((from.id, to.id))?;
                 }
-                (to.snapshot_bytes, to.log_bytes) = (from.snapshot_bytes, from.log_bytes);
+                *to = Slot { id: to.id, ..from };
             }
             StateMove::Move { from, to } => {
                 self.flush(conn, slots, from)?;
@@ -279,9 +313,11 @@ impl Pending {
                     let sql = format!("UPDATE {table} SET slot = ?2 WHERE slot = ?1");
                     conn.prepare_cached(&sql)?.execute((source.id, to.id))?;
                 }
-                (to.snapshot_bytes, to.log_bytes) = (source.snapshot_bytes, source.log_bytes);
-                let from = slots.get(conn, from)?;
-                (from.snapshot_bytes, from.log_bytes) = (0, 0);
+                *to = Slot {
+                    id: to.id,
+                    ..source
+                };
+                slots.get(conn, from)?.empty();
             }
             StateMove::Set { slot, change } => {
                 self.clear(conn, slots, slot)?;
@@ -316,7 +352,7 @@ impl Pending {
             let sql = format!("DELETE FROM {table} WHERE slot = ?1");
             conn.prepare_cached(&sql)?.execute([slot.id])?;
         }
-        (slot.snapshot_bytes, slot.log_bytes) = (0, 0);
+        slot.empty();
         Ok(())
     }
 }
@@ -327,16 +363,29 @@ fn append(
     name: &Arc<str>,
     change: &Change,
 ) -> Result<(), rusqlite::Error> {
-    let delta = change.encode();
     let slot = slots.get(conn, name)?;
+    let number = slot.number.unwrap_or(0).saturating_add(1);
+    let delta = change.encode(number);
     conn.prepare_cached("INSERT INTO state_log (slot, delta) VALUES (?1, ?2)")?
         .execute((slot.id, &delta))?;
     slot.log_bytes += delta.len();
-    if slot.log_bytes > slot.snapshot_bytes.max(FOLD_BYTES) {
-        slot.snapshot_bytes = fold(conn, slot.id)?;
+    if slot.number.is_none() || slot.log_bytes > slot.snapshot_bytes.max(FOLD_BYTES) {
+        slot.snapshot_bytes = fold(conn, slot.id, number)?;
         slot.log_bytes = 0;
     }
+    slot.number = Some(number);
     Ok(())
+}
+
+impl Slot {
+    fn empty(&mut self) {
+        *self = Self {
+            id: self.id,
+            number: Some(0),
+            snapshot_bytes: 0,
+            log_bytes: 0,
+        };
+    }
 }
 
 impl Slots {
@@ -344,15 +393,19 @@ impl Slots {
         let mut statement = conn.prepare(
             "SELECT name, id,
                     coalesce((SELECT length(data) FROM state_snapshot WHERE slot = slot.id), 0),
-                    coalesce((SELECT sum(length(delta)) FROM state_log WHERE slot = slot.id), 0)
+                    coalesce((SELECT sum(length(delta)) FROM state_log WHERE slot = slot.id), 0),
+                    coalesce((SELECT substr(delta, 1, ?1) FROM state_log WHERE slot = slot.id ORDER BY id DESC LIMIT 1),
+                             (SELECT substr(data, 1, ?1) FROM state_snapshot WHERE slot = slot.id))
              FROM slot",
         )?;
         let mut by_name = HashMap::new();
-        let mut rows = statement.query([])?;
+        let mut rows = statement.query([sql_len(HEAD_BYTES)])?;
         while let Some(row) = rows.next()? {
             let bytes = |value: i64| usize::try_from(value).unwrap_or(0);
+            let head: Option<Vec<u8>> = row.get(4)?;
             let slot = Slot {
                 id: row.get(1)?,
+                number: head.map_or(Some(0), |head| number_in(&head)),
                 snapshot_bytes: bytes(row.get(2)?),
                 log_bytes: bytes(row.get(3)?),
             };
@@ -366,6 +419,7 @@ impl Slots {
             let id = crate::series::number(conn, "slot", name)?;
             let slot = Slot {
                 id,
+                number: Some(0),
                 snapshot_bytes: 0,
                 log_bytes: 0,
             };
@@ -428,9 +482,9 @@ pub(crate) fn series_in_use(conn: &Connection) -> Result<HashSet<u32>, rusqlite:
     Ok(ids)
 }
 
-/// Replaces snapshot and log of a slot by a new snapshot; returns its size.
-fn fold(conn: &Connection, slot: i64) -> Result<usize, rusqlite::Error> {
-    let data = read(conn, slot)?.map_or_else(Vec::new, |state| state.encode());
+/// Replaces snapshot and log of a slot by a new snapshot, with the number of the last change; returns its size.
+fn fold(conn: &Connection, slot: i64, number: u64) -> Result<usize, rusqlite::Error> {
+    let data = read(conn, slot)?.map_or_else(Vec::new, |state| state.encode(number));
     conn.prepare_cached("INSERT OR REPLACE INTO state_snapshot (slot, data) VALUES (?1, ?2)")?
         .execute((slot, &data))?;
     conn.prepare_cached("DELETE FROM state_log WHERE slot = ?1")?
@@ -468,10 +522,70 @@ fn decoded(data: &[u8]) -> Option<Change> {
         return None;
     }
     Change::decode(data)
+        .map(|(_, change)| change)
         .inspect_err(
             |error| tracing::error!(%error, "a piece of filter state is damaged and left out"),
         )
         .ok()
+}
+
+/// The stored changes of one slot, as salvage finds them.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    snapshot: Option<(u64, Change)>,
+    log: BTreeMap<u64, Change>,
+}
+
+impl Pieces {
+    /// Takes a snapshot; false where it is not what was written.
+    pub(crate) fn add_snapshot(&mut self, data: &[u8]) -> bool {
+        match Change::decode(data) {
+            Ok((Some(number), change)) => {
+                self.snapshot = Some((number, change));
+                true
+            }
+            Ok((None, _)) | Err(_) => false,
+        }
+    }
+
+    /// Takes an entry of the log; false where it is not what was written.
+    pub(crate) fn add_entry(&mut self, data: &[u8]) -> bool {
+        match Change::decode(data) {
+            Ok((Some(number), change)) => {
+                self.log.entry(number).or_insert(change);
+                true
+            }
+            Ok((None, _)) | Err(_) => false,
+        }
+    }
+
+    /// The state and the number of its last change, where every change of it is there, and `known` knows the series of every
+    /// record.
+    pub(crate) fn whole(self, known: impl Fn(u32) -> bool) -> Option<(u64, Change)> {
+        let (mut last, mut state) = match self.snapshot {
+            Some((number, change)) => (number, Some(change)),
+            None => (0, None),
+        };
+        // An entry that a snapshot has taken in was deleted; an old copy of its page can be around.
+        let mut log = self.log;
+        for (number, change) in log.split_off(&last.saturating_add(1)) {
+            if number.checked_sub(1) != Some(last) {
+                return None;
+            }
+            last = number;
+            match &mut state {
+                Some(state) => state.apply(change),
+                None => state = Some(change),
+            }
+        }
+        let mut state = state?;
+        state.prune();
+        let all_known = match &state {
+            Change::Series(records) => records.ids.iter().all(|id| known(*id)),
+            Change::Global(_) => true,
+        };
+        all_known.then_some((last, state))
+    }
 }
 
 #[cfg(test)]
@@ -536,7 +650,7 @@ mod tests {
         }
         assert_eq!(load(&conn).unwrap().remove("p/f"), expect);
         if let Some(slot) = slots.by_name.get("p/f") {
-            fold(&conn, slot.id).unwrap();
+            fold(&conn, slot.id, slot.number.unwrap()).unwrap();
             assert_eq!(load(&conn).unwrap().remove("p/f"), expect);
         }
     }
@@ -598,15 +712,114 @@ mod tests {
         );
     }
 
+    #[test]
+    fn changes_are_numbered_through_folds_restarts_and_moves() {
+        let conn = database();
+        let mut slots = Slots::load(&conn).unwrap();
+        let group = |conn: &Connection, slots: &mut Slots| {
+            write(conn, slots, &[series(2, &[(1, 7)])]);
+        };
+        group(&conn, &mut slots);
+        group(&conn, &mut slots);
+        assert_eq!(Slots::load(&conn).unwrap().by_name["p/f"].number, Some(2));
+        fold(&conn, slots.by_name["p/f"].id, 2).unwrap();
+        let mut slots = Slots::load(&conn).unwrap();
+        assert_eq!(slots.by_name["p/f"].number, Some(2));
+        group(&conn, &mut slots);
+        let (from, to): (Arc<str>, Arc<str>) = ("p/f".into(), "p/g".into());
+        let copy = StateMove::Copy {
+            from,
+            to: Arc::clone(&to),
+        };
+        let mut pending = Pending::default();
+        let id = |_: &Arc<str>| Ok(1);
+        pending.shift(&conn, &mut slots, &copy, id).unwrap();
+        assert_eq!(slots.by_name["p/g"].number, Some(3));
+        let gone = StateMove::Drop { slot: to };
+        pending.shift(&conn, &mut slots, &gone, id).unwrap();
+        assert_eq!(slots.by_name["p/g"].number, Some(0));
+        assert_eq!(Slots::load(&conn).unwrap().by_name["p/g"].number, Some(0));
+    }
+
+    #[test]
+    fn state_of_the_first_layout_is_read_and_folded_by_the_next_change() {
+        let conn = database();
+        conn.execute("INSERT INTO slot VALUES (1, 'p/f')", [])
+            .unwrap();
+        // Records of width 1: series 1 has 5, series 2 has 6.
+        conn.execute(
+            "INSERT INTO state_snapshot VALUES (1, x'0100010201020506')",
+            [],
+        )
+        .unwrap();
+        assert_eq!(load(&conn).unwrap()["p/f"], series(1, &[(1, 5), (2, 6)]));
+        let mut slots = Slots::load(&conn).unwrap();
+        assert_eq!(slots.by_name["p/f"].number, None);
+        write(&conn, &mut slots, &[series(1, &[(2, 9)])]);
+        let wanted = series(1, &[(1, 5), (2, 9)]);
+        assert_eq!(load(&conn).unwrap()["p/f"], wanted);
+        let mut pieces = Pieces::default();
+        let snapshot: Vec<u8> = conn
+            .query_row("SELECT data FROM state_snapshot", [], |row| row.get(0))
+            .unwrap();
+        assert!(pieces.add_snapshot(&snapshot), "it has a checksum now");
+        assert_eq!(Slots::load(&conn).unwrap().by_name["p/f"].log_bytes, 0);
+    }
+
+    #[test]
+    fn a_state_is_whole_only_with_every_change_of_it() {
+        let entry = |number: u64| {
+            let mut records = Records::new(1);
+            records.set(1, &[u8::try_from(number).unwrap()]);
+            records.set(2, &[1]);
+            Change::Series(records).encode(number)
+        };
+        let whole = |snapshot: Option<u64>, log: &[u64]| {
+            let mut pieces = Pieces::default();
+            if let Some(number) = snapshot {
+                assert!(pieces.add_snapshot(&entry(number)));
+            }
+            for &number in log {
+                assert!(pieces.add_entry(&entry(number)));
+            }
+            let (number, change) = pieces.whole(|id| id < 3)?;
+            let Change::Series(records) = change else {
+                panic!("records");
+            };
+            Some((number, records.bytes[0]))
+        };
+        assert_eq!(whole(None, &[]), None);
+        assert_eq!(whole(Some(4), &[]), Some((4, 4)));
+        assert_eq!(whole(None, &[1, 2]), Some((2, 2)));
+        assert_eq!(whole(Some(4), &[5, 6]), Some((6, 6)));
+        assert_eq!(whole(Some(4), &[2, 3, 4, 5]), Some((5, 5)), "old copies");
+        assert_eq!(whole(Some(4), &[6]), None);
+        assert_eq!(whole(None, &[2, 3]), None);
+        assert_eq!(whole(Some(4), &[5, 7]), None);
+        let mut nameless = Pieces::default();
+        assert!(nameless.add_entry(&entry(1)));
+        assert_eq!(nameless.whole(|id| id == 1), None);
+        let mut flipped = entry(3);
+        for at in 0..flipped.len() {
+            flipped[at] ^= 0x10;
+            assert!(!Pieces::default().add_entry(&flipped), "byte {at}");
+            flipped[at] ^= 0x10;
+        }
+    }
+
     proptest! {
         #[test]
         fn garbage_does_not_panic(mut data in prop::collection::vec(any::<u8>(), 0..100)) {
-            if let Some(first) = data.first_mut() {
-                *first = LAYOUT;
-            }
-            if let Ok(change) = Change::decode(&data) {
-                let again = Change::decode(&change.encode()).unwrap();
-                prop_assert_eq!(again, change);
+            let mut bare = data.clone();
+            bare.insert(0, LAYOUT_BARE);
+            // With a right checksum, so that the garbage is looked at.
+            let crc = crc32(&data).to_le_bytes();
+            data.splice(0..0, [LAYOUT].into_iter().chain(crc));
+            for data in [bare, data] {
+                if let Ok((number, change)) = Change::decode(&data) {
+                    let again = Change::decode(&change.encode(number.unwrap_or(7))).unwrap();
+                    prop_assert_eq!(again, (Some(number.unwrap_or(7)), change));
+                }
             }
         }
     }

@@ -486,6 +486,11 @@ fn salvage(arguments: &Salvage) -> Result<u8, Failure> {
         ("items waiting for uplinks", found.items),
         ("messages and readings in quarantine", found.quarantine),
         ("alarms raised", found.alarms),
+        ("states of filters and decoders", found.states),
+        ("identities of messages", found.identities),
+        ("answers to commands", found.answers),
+        ("commands at work", found.at_work),
+        ("series that are listened for", found.heard),
     ] {
         let lost = match part.lost {
             Some(lost) => format!("{lost} lost"),
@@ -502,10 +507,20 @@ fn salvage(arguments: &Salvage) -> Result<u8, Failure> {
             found.nameless_series
         ))?;
     }
+    if !found.begin_anew.is_empty() {
+        say(format_args!(
+            "without the state that they had begin {}",
+            found.begin_anew.join(", ")
+        ))?;
+    }
     say(format_args!(
         "{} is a store: stop the gateway, put it in the place of tidegate.db (with no -wal and -shm beside it), and \
          start again; what waited is sent in new streams, so that what had arrived already arrives once more",
         arguments.to.display()
     ))?;
+    say(
+        "two stores are never merged: where a gateway has gone on with a new one since, let what waits in that be delivered \
+         first (`tidegate status`), and keep it beside; filter state and alarms are then those of the salvaged store again",
+    )?;
     Ok(DONE)
 }

@@ -4,9 +4,13 @@
 //! an item must be JSON, every number is bounded. Which table a page belongs to says the map of pages; where that is
 //! damaged, the shape of its rows.
 //!
+//! What the gateway remembers is in `memory.rs`: filter state, identities of messages, answers to commands, alarms.
+//!
 //! What is not taken: the sealing of messages (all items are sealed anew, in streams of new ids, so that no number can
-//! be used twice), filter state, and open windows, whose readings are in history.
+//! be used twice), open windows, whose readings are in history, and what has no checksum and could do harm if it were
+//! wrong, the records of generations: what is configured runs.
 
+mod memory;
 mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +22,8 @@ use rusqlite::{Connection, params_from_iter, types::ToSqlOutput};
 use tidegate_domain::item::ItemKind;
 use tidegate_domain::outcome::reason;
 
-use self::pages::{Owner, Pages, Row, Value};
+use self::memory::Memory;
+use self::pages::{Owner, Pages, Row, Rows, Value};
 use crate::block::{self, BlockError};
 use crate::books::{DROPPED, Scope, own, quarantine_counter};
 use crate::image;
@@ -54,6 +59,18 @@ pub struct Salvaged {
     pub quarantine: Part,
     /// Alarms that were raised.
     pub alarms: Part,
+    /// States of filters and decoders: what was saved is whole.
+    pub states: Part,
+    /// Filters and decoders, by pipeline or source and their names there, that begin without the state they had. The first 1000.
+    pub begin_anew: Vec<String>,
+    /// Identities of messages, by which what a source sends again is known.
+    pub identities: Part,
+    /// Answers to commands, by which a command that comes again is known.
+    pub answers: Part,
+    /// Commands that were at work: details and backfills.
+    pub at_work: Part,
+    /// Series that are listened for.
+    pub heard: Part,
     /// Series whose names were lost; they are called `salvaged/series-N`.
     pub nameless_series: u64,
 }
@@ -63,7 +80,7 @@ pub struct Salvaged {
 pub struct Part {
     /// Taken over.
     pub saved: u64,
-    /// Not readable, by the old counters; `None` where those were lost.
+    /// Not readable, by the old counters, or by every page having been read; `None` where nobody knows.
     pub lost: Option<u64>,
     /// Rows that were found and are damaged.
     pub damaged_rows: u64,
@@ -146,7 +163,7 @@ pub fn salvage(damaged: &Path, to: &Path, now: i64) -> Result<Salvaged, SalvageE
 }
 
 /// The tables that are taken over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Table {
     Schema,
     Counter,
@@ -157,7 +174,17 @@ enum Table {
     History,
     Item,
     Alarm,
+    Flood,
     Quarantine,
+    Slot,
+    Snapshot,
+    StateLog,
+    Source,
+    Identity,
+    Command,
+    Detail,
+    Backfill,
+    Heard,
 }
 
 impl Table {
@@ -171,7 +198,17 @@ impl Table {
             "history" => Self::History,
             "item" => Self::Item,
             "alarm" => Self::Alarm,
+            "alarm_flood" => Self::Flood,
             "quarantine" => Self::Quarantine,
+            "slot" => Self::Slot,
+            "state_snapshot" => Self::Snapshot,
+            "state_log" => Self::StateLog,
+            "source" => Self::Source,
+            "identity" => Self::Identity,
+            "command" => Self::Command,
+            "detail" => Self::Detail,
+            "backfill" => Self::Backfill,
+            "heard" => Self::Heard,
             _ => return None,
         })
     }
@@ -189,6 +226,12 @@ impl Table {
                 Some(Self::Item)
             }
             [Null, Text(_), Int(_)] => Some(Self::Series),
+            [Null, Int(_), Blob(data)] if memory::is_state(data) => Some(Self::StateLog),
+            [Null, Blob(data)] if memory::is_state(data) => Some(Self::Snapshot),
+            [Null, Blob(data)] if memory::are_identities(row.id, data) => Some(Self::Identity),
+            [Null, Int(_), Text(_), Int(_), Blob(reply)] if memory::is_reply(reply) => {
+                Some(Self::Command)
+            }
             [
                 Null,
                 _,
@@ -238,6 +281,11 @@ struct Salvage<'a> {
     last_block: i64,
     written: u64,
     seen_ids: BTreeSet<(u8, i64)>,
+    memory: Memory,
+    /// Tables of which some page or row could not be read.
+    holed: BTreeSet<Table>,
+    /// Whether a page could be of any table, or is missing.
+    unclear: bool,
     report: Salvaged,
 }
 
@@ -249,6 +297,7 @@ impl<'a> Salvage<'a> {
                 damaged_log_frames: pages.damaged_frames,
                 ..Salvaged::default()
             },
+            unclear: pages.damaged_frames > 0 || pages.is_short,
             pages,
             conn,
             roots: BTreeMap::new(),
@@ -263,6 +312,8 @@ impl<'a> Salvage<'a> {
             last_block: 0,
             written: 0,
             seen_ids: BTreeSet::new(),
+            memory: Memory::default(),
+            holed: BTreeSet::new(),
         };
         salvage.read_roots()?;
         Ok(salvage)
@@ -276,6 +327,7 @@ impl<'a> Salvage<'a> {
         self.pass(false)?;
         self.write_lost_names()?;
         self.write_counters(now)?;
+        self.write_memory()?;
         self.conn.execute_batch("COMMIT")?;
         self.conn
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
@@ -298,7 +350,7 @@ impl<'a> Salvage<'a> {
             if self.pages.owner(number)? != Owner::Root(1) {
                 continue;
             }
-            for row in self.rows(number)? {
+            for row in self.rows(number)?.rows {
                 if let [Value::Text(_), Value::Text(name), _, Value::Int(root), ..] =
                     &row.columns[..]
                     && let Ok(root) = u32::try_from(*root)
@@ -314,9 +366,9 @@ impl<'a> Salvage<'a> {
         Ok(())
     }
 
-    fn rows(&self, number: u32) -> Result<Vec<Row>, Trouble> {
+    fn rows(&self, number: u32) -> Result<Rows, Trouble> {
         let Some(page) = self.pages.page(number)? else {
-            return Ok(Vec::new());
+            return Ok(Rows::default());
         };
         Ok(pages::rows(&self.pages, number, &page)?.unwrap_or_default())
     }
@@ -333,7 +385,14 @@ impl<'a> Salvage<'a> {
                 },
                 Owner::Unknown => None,
             };
-            let rows = self.rows(number)?;
+            let Rows { rows, whole } = self.rows(number)?;
+            match table {
+                Some(table) if !whole => {
+                    self.holed.insert(table);
+                }
+                Some(_) => {}
+                None => self.unclear = true,
+            }
             if table.is_none() && !rows.is_empty() && names {
                 self.report.guessed_pages += 1;
             }
@@ -375,6 +434,15 @@ impl<'a> Salvage<'a> {
                 let key = (*scope, name.clone(), counter.clone());
                 self.counters.entry(key).or_insert(*value);
             }
+            (Table::Slot, [Null, Text(name), ..]) if is_number(id) => {
+                self.memory.slots.entry(id).or_insert_with(|| name.clone());
+            }
+            (Table::Source, [Null, Text(name), ..]) if memory::is_source(id) => {
+                self.memory
+                    .sources
+                    .entry(id)
+                    .or_insert_with(|| name.clone());
+            }
             _ => {}
         }
     }
@@ -404,9 +472,20 @@ impl<'a> Salvage<'a> {
             Table::Quarantine => self.quarantine(row)?,
             Table::Alarm => self.alarm(row)?,
             Table::Generation => self.generation(row)?,
-            Table::Schema | Table::Counter | Table::Pipeline | Table::Uplink | Table::Series => {
-                return Ok(());
-            }
+            Table::Snapshot | Table::StateLog => self.state(table, row),
+            Table::Flood => self.flood(row)?,
+            Table::Identity => self.identities(row)?,
+            Table::Command => self.answer(row)?,
+            Table::Detail => self.detail(row)?,
+            Table::Backfill => self.backfill(row)?,
+            Table::Heard => self.heard(row)?,
+            Table::Schema
+            | Table::Counter
+            | Table::Pipeline
+            | Table::Uplink
+            | Table::Series
+            | Table::Slot
+            | Table::Source => return Ok(()),
         }
         self.written += 1;
         if self.written.is_multiple_of(ROWS) {

@@ -26,6 +26,8 @@ pub(super) struct Pages {
     pub(super) last: u32,
     /// Frames of the log that were not what their checksum says.
     pub(super) damaged_frames: u64,
+    /// Whether the file is shorter than its header says, or the header cannot be read.
+    pub(super) is_short: bool,
     free: BTreeSet<u32>,
 }
 
@@ -55,10 +57,15 @@ impl Pages {
             newest: BTreeMap::new(),
             last: u32::try_from(pages).unwrap_or(u32::MAX),
             damaged_frames: 0,
+            is_short: false,
             free: BTreeSet::new(),
         };
         pages.read_log()?;
         pages.read_free()?;
+        let header = pages.page(1)?;
+        pages.is_short = header.is_none_or(|header| {
+            !header.starts_with(b"SQLite format 3\0") || number_at(&header, 28) > pages.last
+        });
         Ok(pages)
     }
 
@@ -230,24 +237,45 @@ pub(super) struct Row {
     pub(super) columns: Vec<Value>,
 }
 
-/// The rows of a leaf, as far as they can be read. `None` for a page of another kind.
-pub(super) fn rows(pages: &Pages, number: u32, page: &[u8]) -> io::Result<Option<Vec<Row>>> {
+/// What was read of a page.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    pub(super) rows: Vec<Row>,
+    /// Whether nothing of it was passed over.
+    pub(super) whole: bool,
+}
+
+/// The rows of a page of a table, as far as they can be read. `None` for what is no such page.
+pub(super) fn rows(pages: &Pages, number: u32, page: &[u8]) -> io::Result<Option<Rows>> {
     let start = if number == 1 { 100 } else { 0 };
-    let with_ids = match page[start] {
-        13 => true,
-        10 => false,
+    // Inner pages of tables without ids hold rows, too, each behind the number of a page.
+    let (with_ids, pointers, before) = match page[start] {
+        2 => (false, start + 12, 4),
+        5 => {
+            return Ok(Some(Rows {
+                rows: Vec::new(),
+                whole: true,
+            }));
+        }
+        10 => (false, start + 8, 0),
+        13 => (true, start + 8, 0),
         _ => return Ok(None),
     };
     let cells = usize::from(u16::from_be_bytes([page[start + 3], page[start + 4]]));
-    let mut rows = Vec::new();
+    let mut rows = Rows {
+        rows: Vec::new(),
+        whole: true,
+    };
     for cell in 0..cells {
-        let pointer = start + 8 + cell * 2;
+        let pointer = pointers + cell * 2;
         let Some(pointer) = page.get(pointer..pointer + 2) else {
+            rows.whole = false;
             break;
         };
-        let at = usize::from(u16::from_be_bytes([pointer[0], pointer[1]]));
-        if let Some(row) = row(pages, page, at, with_ids)? {
-            rows.push(row);
+        let at = usize::from(u16::from_be_bytes([pointer[0], pointer[1]])) + before;
+        match row(pages, page, at, with_ids)? {
+            Some(row) => rows.rows.push(row),
+            None => rows.whole = false,
         }
     }
     Ok(Some(rows))

@@ -153,6 +153,12 @@ impl Bench {
         self.open_at(arrival)
     }
 
+    /// The process dies and is started again, on a store that lies elsewhere than in the bench's own directory.
+    pub(crate) fn crash_beside(&mut self) -> Recovered {
+        (self.reader, self.writer) = (None, None);
+        self.open()
+    }
+
     pub(crate) fn close(&mut self) -> Option<Committed> {
         self.reader = None;
         let (now, arrival) = (self.now, self.arrival());
