@@ -117,6 +117,7 @@ impl Handle {
             digest: module.digest.clone(),
             state: view::ModuleState::Candidate,
             origin: view::ModuleOrigin::Channel,
+            signed_by: None,
             world: module.world.clone(),
             size_bytes: module.size_bytes,
         });

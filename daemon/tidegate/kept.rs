@@ -2,7 +2,7 @@
 //! became of the files that it came from.
 //!
 //! `<state-dir>/modules/<digest>.wasm` and `.json`, with `.factory` beside them where the daemon of then had the component
-//! built in. A file counts only when its bytes have the digest that the record names. A component that cannot be kept runs
+//! built in, or `.signed` with the key that had signed it. A file counts only when its bytes have the digest that the record names. A component that cannot be kept runs
 //! all the same; a rollback to it is then not possible once its own file is gone.
 
 use std::collections::BTreeSet;
@@ -13,13 +13,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use tidegate_pipeline::{Digest, Manifest, Module, Origin};
 
-use crate::modules;
+use crate::{modules, signed};
 
 /// Bytes of all components that are kept.
 const KEPT_BYTES: u64 = 256 * 1024 * 1024;
 
 /// What a component's name ends in that was built into a daemon.
 const BUILT_IN: &str = "factory";
+/// The same of one that was signed; the file holds the key.
+const SIGNED: &str = "signed";
+/// A key is a line.
+const KEY_BYTES: u64 = 1024;
 
 /// The directory.
 #[derive(Clone, Debug)]
@@ -49,8 +53,7 @@ impl Kept {
     fn try_put(&self, module: &Module) -> anyhow::Result<()> {
         let digest = Digest::of(&module.component);
         let (wasm, json) = self.paths(&digest);
-        let as_it_is =
-            |kept: Module| kept.origin == module.origin || kept.origin == Origin::Factory;
+        let as_it_is = |kept: Module| kept.origin.stands_before(module.origin);
         if json.exists() && self.get(&digest).is_ok_and(as_it_is) {
             return Ok(());
         }
@@ -65,14 +68,21 @@ impl Kept {
                 self.most_bytes
             );
         }
-        write(&wasm, &module.component)?;
-        match module.origin {
-            Origin::Factory => write(&wasm.with_extension(BUILT_IN), &[])?,
-            Origin::Local => {}
+        // The mark goes first and comes last: never beside a manifest that it was not made for.
+        for mark in [BUILT_IN, SIGNED] {
+            remove(&wasm.with_extension(mark))?;
         }
-        // The manifest comes last: without it the component is not there.
+        write(&wasm, &module.component)?;
+        // Without its manifest the component is not there.
         let manifest = serde_json::to_vec(&module.manifest)?;
         write(&json, &manifest)?;
+        match module.origin {
+            Origin::Factory => write(&wasm.with_extension(BUILT_IN), &[])?,
+            Origin::Signed(key) => {
+                write(&wasm.with_extension(SIGNED), key.to_string().as_bytes())?;
+            }
+            Origin::Local => {}
+        }
         File::open(&self.dir)
             .and_then(|dir| dir.sync_all())
             .with_context(|| format!("{}", self.dir.display()))
@@ -85,8 +95,13 @@ impl Kept {
     pub(crate) fn get(&self, digest: &Digest) -> anyhow::Result<Module> {
         let (wasm, _) = self.paths(digest);
         let mut module = modules::from_files(&wasm)?;
+        let signed = wasm.with_extension(SIGNED);
         if wasm.with_extension(BUILT_IN).exists() {
             module.origin = Origin::Factory;
+        } else if signed.exists() {
+            let key = String::from_utf8(signed::read_file(&signed, KEY_BYTES)?)?;
+            let key = key.parse();
+            module.origin = Origin::Signed(key.with_context(|| format!("{}", signed.display()))?);
         }
         let found = Digest::of(&module.component);
         if found != *digest {
@@ -149,6 +164,15 @@ fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     written.with_context(|| format!("{} cannot be written", path.display()))
 }
 
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be removed", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +233,31 @@ mod tests {
         assert_eq!(fs::read_dir(&kept.dir).unwrap().count(), 0);
         let kept = Kept::new(dir.path());
         kept.put(&module);
-        let read = kept.get(&Digest::of(&module.component)).unwrap();
-        assert_eq!(read.origin, Origin::Local);
+        let digest = Digest::of(&module.component);
+        assert_eq!(kept.get(&digest).unwrap().origin, Origin::Local);
+
+        // Once somebody answers for it, it stays so, whoever brings the same bytes again.
+        let key = |digits: &str| Origin::Signed(digits.repeat(32).parse().unwrap());
+        let signed = |origin| Module {
+            origin,
+            ..module.clone()
+        };
+        for (put, then) in [
+            (key("0a"), key("0a")),
+            (Origin::Local, key("0a")),
+            (key("0b"), key("0b")),
+            (Origin::Factory, Origin::Factory),
+            (key("0b"), Origin::Factory),
+        ] {
+            kept.try_put(&signed(put)).unwrap();
+            assert_eq!(kept.get(&digest).unwrap().origin, then, "{put:?}");
+        }
+        let mark = kept.paths(&digest).0.with_extension(SIGNED);
+        kept.try_put(&signed(key("0b"))).unwrap();
+        assert!(!mark.exists(), "one mark at a time");
+        fs::remove_file(mark.with_extension(BUILT_IN)).unwrap();
+        fs::write(&mark, "ed25519:12").unwrap();
+        let error = format!("{:#}", kept.get(&digest).unwrap_err());
+        assert!(error.contains("no public key"), "{error}");
     }
 }

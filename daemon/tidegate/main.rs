@@ -25,6 +25,7 @@ mod operator;
 mod recount;
 mod replay;
 mod rollouts;
+mod signed;
 mod supervise;
 mod time;
 mod tryout;

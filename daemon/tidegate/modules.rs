@@ -12,6 +12,7 @@ use tidegate_pipeline::{LoadLimits, Manifest, Module, Origin, Role, inspect};
 
 use crate::config::{self, Config, Problems};
 use crate::factory::FACTORY;
+use crate::signed::{self, Signer};
 
 /// Finds a module by its name.
 ///
@@ -147,15 +148,26 @@ pub(crate) fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What runs are the bytes that were judged.
 fn local_module(component: &Path, site: &config::Modules) -> anyhow::Result<Module> {
-    if !site.allow_unsigned {
-        bail!(
-            "{} is not signed by a key in `modules.trusted-keys`: remove the file to run the factory module of that \
-             name, or set `modules.allow-unsigned = true` to run it as it is",
+    let manifest_file = component.with_extension("json");
+    let text = signed::read_file(&manifest_file, MODULE_FILE_MOST_BYTES)
+        .context("a module needs its manifest beside it")?;
+    let bytes = signed::read_file(component, MODULE_FILE_MOST_BYTES)?;
+    let origin = match signed::judge(component, &bytes, &text, &site.trusted_keys)? {
+        Signer::Trusted(key) => Origin::Signed(key),
+        Signer::Nobody(_) if site.allow_unsigned => Origin::Local,
+        Signer::Nobody(why) => bail!(
+            "{} {why}; `tidegate repo sign` signs it for a key in `modules.trusted-keys`, \
+             `modules.allow-unsigned = true` runs it as it is, and without the file the factory module of that name runs",
             component.display()
-        );
-    }
-    let module = from_files(component)?;
+        ),
+    };
+    let module = Module {
+        manifest: Manifest::parse(&text).with_context(|| format!("{}", manifest_file.display()))?,
+        component: bytes.into(),
+        origin,
+    };
     let name = component.file_stem().unwrap_or_default();
     if name != module.manifest.name.as_str() {
         bail!(

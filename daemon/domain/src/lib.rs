@@ -21,6 +21,7 @@ pub mod reading;
 pub mod receive_window;
 pub mod rollout;
 pub mod series;
+pub mod signature;
 pub mod silence;
 pub mod sketch;
 pub mod window;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_domain::limits;
+use tidegate_domain::signature::PublicKey;
 
 pub use crate::bounds::{LoadLimits, SlotLimits, WantedLimits};
 use crate::engine::{CodeOrigin, Compiled, LoadError, Runtime};
@@ -281,6 +282,17 @@ pub enum Origin {
     Factory,
     /// From the site's own directory.
     Local,
+    /// From there, too, and signed by this key.
+    Signed(PublicKey),
+}
+
+impl Origin {
+    /// Whether a module that is known by this origin goes on so when the same bytes come by another one: what somebody
+    /// answers for does not become a file that nobody does.
+    #[must_use]
+    pub fn stands_before(self, other: Self) -> bool {
+        self == other || other == Self::Local || self == Self::Factory
+    }
 }
 
 /// A component with its manifest, not yet loaded.

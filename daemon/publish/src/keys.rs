@@ -84,6 +84,11 @@ impl Signer {
         &self.public
     }
 
+    /// The public key's bytes.
+    pub(crate) fn public_bytes(&self) -> &[u8] {
+        self.pair.public_key().as_ref()
+    }
+
     pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
         self.pair.sign(message).as_ref().to_vec()
     }
@@ -96,6 +101,15 @@ pub struct KeyStore {
 }
 
 impl KeyStore {
+    /// For a key that is named by its file.
+    #[must_use]
+    pub fn without_dirs(passphrase: Option<Passphrase>) -> Self {
+        Self {
+            dirs: Vec::new(),
+            passphrase,
+        }
+    }
+
     /// # Errors
     /// No directory.
     pub fn new(dirs: Vec<PathBuf>, passphrase: Option<Passphrase>) -> Result<Self, Error> {
@@ -169,7 +183,45 @@ impl KeyStore {
         Ok(signers)
     }
 
-    fn load(&self, path: &Path) -> Result<Signer, Error> {
+    /// The one key of a role that lies here, whatever repository it belongs to.
+    pub(crate) fn only(&self, role: Role) -> Result<Signer, Error> {
+        let mut found = Vec::new();
+        for dir in &self.dirs {
+            let names = files::names(dir)?.into_iter();
+            let of_role = names.filter(|name| {
+                let rest = name.strip_prefix(role.as_str());
+                rest.is_some_and(|rest| rest.starts_with('-') && rest.ends_with(".pem"))
+            });
+            found.extend(of_role.map(|name| dir.join(name)));
+        }
+        match &found[..] {
+            [path] => self.load(path),
+            _ => {
+                let dirs: Vec<String> = self
+                    .dirs
+                    .iter()
+                    .map(|dir| dir.display().to_string())
+                    .collect();
+                let names: Vec<String> = found
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect();
+                Err(Error::Value(match names.is_empty() {
+                    true => format!(
+                        "no key of {role} lies in {}; name its directory by --keys, or its file by --key",
+                        dirs.join(", ")
+                    ),
+                    false => format!(
+                        "several keys of {role} are there, and one signs; name it by --key: {}",
+                        names.join(", ")
+                    ),
+                }))
+            }
+        }
+    }
+
+    /// The key in a file.
+    pub(crate) fn load(&self, path: &Path) -> Result<Signer, Error> {
         let rights = fs::metadata(path).map_err(Error::io("look at", path))?;
         let mode = rights.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {

@@ -23,6 +23,7 @@ mod prune;
 mod repository;
 mod rotate;
 mod sbom;
+mod sign;
 #[cfg(test)]
 mod tests;
 
@@ -33,3 +34,4 @@ pub use metadata::Role;
 pub use module::{Added, Offered};
 pub use repository::{Repository, Standing, Thresholds, Validity};
 pub use rotate::Rotated;
+pub use sign::{By, Signed};

@@ -93,6 +93,11 @@ impl PublicKey {
         }
     }
 
+    /// As `modules.trusted-keys` takes it.
+    pub(crate) fn written(&self) -> String {
+        format!("{}:{}", self.keytype, self.keyval.public)
+    }
+
     /// What it is called: SHA-256 of its canonical form, as tough demands.
     pub(crate) fn id(&self) -> String {
         // Made of texts alone, it always has one.
@@ -127,6 +132,19 @@ pub(crate) struct Root {
     pub(crate) roles: BTreeMap<Role, RoleKeys>,
     spec_version: String,
     pub(crate) version: u64,
+}
+
+impl Root {
+    /// The public keys of each role.
+    pub(crate) fn public_keys(&self) -> BTreeMap<Role, Vec<String>> {
+        let keys = |by: &RoleKeys| {
+            let ids = by.keyids.iter();
+            let keys = ids.filter_map(|id| self.keys.get(id));
+            keys.map(PublicKey::written).collect()
+        };
+        let roles = self.roles.iter();
+        roles.map(|(role, by)| (*role, keys(by))).collect()
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

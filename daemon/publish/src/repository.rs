@@ -67,6 +67,8 @@ pub struct Standing {
     pub expires: BTreeMap<Role, jiff::Timestamp>,
     /// Targets in it.
     pub targets: usize,
+    /// The public keys of each role, as `modules.trusted-keys` takes them.
+    pub keys: BTreeMap<Role, Vec<String>>,
 }
 
 /// A repository that this process alone changes, for as long as this lives.
@@ -295,6 +297,7 @@ impl Repository {
                 .collect(),
             expires: roles.iter().map(|(role, _, at)| (*role, *at)).collect(),
             targets: self.targets.targets.len(),
+            keys: self.root.public_keys(),
         }
     }
 

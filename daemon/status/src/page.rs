@@ -23,8 +23,9 @@ use crate::routes::Shared;
 use crate::verdict::{self, Level, Losses, Verdict};
 use crate::view::{
     AlarmRow, AlarmSeverity, AlarmState, CandidateStatus, ClockStep, DeployState, ErrorLevel,
-    FilterState, FilterStatus, ModuleState, PipelineStatus, RolloutDecision, RolloutStatus,
-    Snapshot, SourceState, SourceStatus, StoreState, TickStatus, UplinkState, UplinkStatus,
+    FilterState, FilterStatus, ModuleOrigin, ModuleState, PipelineStatus, RolloutDecision,
+    RolloutStatus, Snapshot, SourceState, SourceStatus, StoreState, TickStatus, UplinkState,
+    UplinkStatus,
 };
 
 /// An uplink whose oldest item has waited for less is not behind.
@@ -449,6 +450,20 @@ impl UplinkStatus {
 }
 
 impl crate::view::ModuleStatus {
+    /// The key in short, as much of it as tells two apart.
+    fn key(&self) -> Option<&str> {
+        let key = self.signed_by.as_deref()?;
+        Some(key.get(..16).unwrap_or(key))
+    }
+
+    /// The class of the origin: red for what nobody answers for.
+    fn origin_class(&self) -> &'static str {
+        match self.origin {
+            ModuleOrigin::Local => Level::Bad.class(),
+            ModuleOrigin::Factory | ModuleOrigin::Signed | ModuleOrigin::Channel => "",
+        }
+    }
+
     fn level(&self) -> Level {
         match self.state {
             ModuleState::Idle | ModuleState::Candidate => Level::Idle,

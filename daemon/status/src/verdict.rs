@@ -106,6 +106,7 @@ pub(crate) fn judge(
     findings.extend(failovers(snapshot));
     findings.extend(certificates::findings(snapshot, now));
     findings.extend(modules(snapshot));
+    findings.extend(unsigned(snapshot));
     findings.extend(deploy(snapshot));
     let found = !findings.is_empty();
     findings.extend(gateway(snapshot, ready, found));
@@ -485,6 +486,28 @@ fn modules(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
                 .to_owned(),
             anchor: "#modules".to_owned(),
         })
+}
+
+/// What decides about data and is nobody's.
+fn unsigned(snapshot: &Snapshot) -> Option<Finding> {
+    let running = snapshot.modules.iter().filter(|module| {
+        let runs = matches!(
+            module.state,
+            ModuleState::Active | ModuleState::Shadow | ModuleState::Canary
+        );
+        runs && module.origin == ModuleOrigin::Local
+    });
+    let running: Vec<String> = running
+        .map(|module| format!("{} {}", module.name, module.version))
+        .collect();
+    (!running.is_empty()).then(|| Finding {
+        level: Level::Bad,
+        what: "Modules run that nobody signed whom this site trusts".to_owned(),
+        detail: format!("{}.", running.join(", ")),
+        hint: "Sign them by “tidegate repo sign”, name the key in modules.trusted-keys and set modules.allow-unsigned = false."
+            .to_owned(),
+        anchor: "#modules".to_owned(),
+    })
 }
 
 /// That nothing new comes in. What runs is untouched by any of it.

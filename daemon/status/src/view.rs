@@ -615,6 +615,8 @@ pub struct ModuleStatus {
     pub state: ModuleState,
     /// Where it came from.
     pub origin: ModuleOrigin,
+    /// The key that signed a local file, `ed25519:` and 64 hex digits.
+    pub signed_by: Option<String>,
     /// `filter`, `decoder`, `driver`.
     pub world: String,
     /// Bytes of the component.
@@ -647,8 +649,10 @@ pub enum ModuleOrigin {
     /// Embedded in the daemon.
     #[default]
     Factory,
-    /// A file in `[modules] dir`.
+    /// A file in `[modules] dir` that nobody signed whom the site trusts.
     Local,
+    /// A file in `[modules] dir`, signed by a key in `trusted-keys`.
+    Signed,
     /// The channel that `[deploy]` follows.
     Channel,
 }
@@ -994,7 +998,7 @@ words! {
         Idle => "idle", Active => "active", Shadow => "shadow", Canary => "canary",
         Candidate => "candidate", Refused => "refused"
     }
-    ModuleOrigin { Factory => "factory", Local => "local", Channel => "channel" }
+    ModuleOrigin { Factory => "factory", Local => "local", Signed => "signed", Channel => "channel" }
     DeployState {
         Waiting => "waiting", Current => "current", Expiring => "expiring", Expired => "expired",
         Unreachable => "unreachable", Refused => "refused",

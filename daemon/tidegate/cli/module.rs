@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use tidegate_domain::signature::PublicKey;
 use tidegate_pipeline::grants::{self, Directories, Refusal};
 use tidegate_pipeline::symbolize::{DebugFile, Frame, SymbolizeError};
 use tidegate_pipeline::test_vectors::{VectorResult, run_vectors_within};
@@ -22,7 +23,7 @@ use tidegate_pipeline::{
 
 use super::{DONE, FAILURE, Failure, Site, rehearse, say, say_json};
 use crate::config::Decode;
-use crate::{control, gateway, modules};
+use crate::{control, gateway, modules, signed};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -155,9 +156,11 @@ fn inspect(arguments: &Inspect) -> Result<u8, Failure> {
         Some(config) => Some(of_site(config, file, &found)?),
         None => None,
     };
+    let signed = Signatures::of(file, &component, arguments.config.as_deref())?;
     if arguments.json {
         say_json(&Inspected {
             found: &found,
+            signed,
             of_site,
         })?;
         return Ok(DONE);
@@ -174,6 +177,9 @@ fn inspect(arguments: &Inspect) -> Result<u8, Failure> {
             .world
             .map_or_else(|| "none that this daemon knows".to_owned(), String::from)
     ))?;
+    for line in signed.lines() {
+        say(format_args!("signed  {line}"))?;
+    }
     if let Some(of_site) = &of_site {
         let words = |words: &BTreeSet<String>| match words.is_empty() {
             true => "nothing".to_owned(),
@@ -224,7 +230,67 @@ struct Inspected<'a> {
     #[serde(flatten)]
     found: &'a Inspection,
     #[serde(flatten)]
+    signed: Signatures,
+    #[serde(flatten)]
     of_site: Option<OfSite>,
+}
+
+/// Who signed a component and its manifest.
+#[derive(Serialize)]
+struct Signatures {
+    /// The keys whose signatures hold.
+    signed_by: Vec<PublicKey>,
+    /// Keys in whose names there are signatures that do not.
+    not_signed_by: Vec<PublicKey>,
+    /// Those of them that the site trusts, where its configuration was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted: Option<Vec<PublicKey>>,
+}
+
+impl Signatures {
+    fn of(file: &Path, component: &[u8], config: Option<&Path>) -> Result<Self, Failure> {
+        let manifest = file.with_extension("json");
+        let (signed_by, not_signed_by) = match manifest.exists() {
+            true => signed::keys(file, component, &modules::read_bounded(&manifest)?)?,
+            false => (Vec::new(), Vec::new()),
+        };
+        let trusted = match config {
+            Some(config) => {
+                let site = Site {
+                    config: config.to_owned(),
+                    state_dir: None,
+                };
+                let trusted = site.load()?.modules.trusted_keys;
+                let of_these = signed_by.iter().filter(|key| trusted.contains(key));
+                Some(of_these.copied().collect())
+            }
+            None => None,
+        };
+        Ok(Self {
+            signed_by,
+            not_signed_by,
+            trusted,
+        })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let trust = |key: &PublicKey| match &self.trusted {
+            Some(trusted) if trusted.contains(key) => ", whom this site trusts",
+            Some(_) => ", whom this site does not trust",
+            None => "",
+        };
+        let hold = self.signed_by.iter();
+        let hold = hold.map(|key| format!("by {key}{}", trust(key)));
+        let broken = self
+            .not_signed_by
+            .iter()
+            .map(|key| format!("not by {key}: component, manifest or signature changed since"));
+        let lines: Vec<String> = hold.chain(broken).collect();
+        match lines.is_empty() {
+            true => vec!["by nobody".to_owned()],
+            false => lines,
+        }
+    }
 }
 
 /// What a site makes of a component's imports.

@@ -2,6 +2,7 @@
 
 mod add;
 mod channel;
+mod sign;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,7 +42,12 @@ pub(super) enum Command {
     /// Gateways follow by the signatures of the old root keys, with the root that they have. The files of the old keys stay where
     /// they are; they sign nothing any more, and can be removed.
     Rotate(Rotate),
-    /// Check a repository and print where it stands
+    /// Sign a module that reaches a gateway as files, without a repository
+    ///
+    /// Writes NAME.sig beside the component and its manifest, over both. A gateway with the key in modules.trusted-keys runs the
+    /// three files from its [modules] dir.
+    Sign(sign::Arguments),
+    /// Check a repository and print where it stands, with the public keys of its roles
     Show(Show),
 }
 
@@ -115,6 +121,7 @@ pub(super) fn run(command: &Command) -> Result<u8, Failure> {
         Command::Revoke(arguments) => channel::revoke(arguments),
         Command::Refresh(arguments) => refresh(arguments),
         Command::Rotate(arguments) => rotate(arguments),
+        Command::Sign(arguments) => sign::run(arguments),
         Command::Show(arguments) => show(arguments),
     }
 }
@@ -232,6 +239,9 @@ fn print(standing: &Standing) -> Result<(), Failure> {
     for (role, version) in &standing.versions {
         if let Some(at) = standing.expires.get(role) {
             say(format_args!("{role:<10} version {version}, until {at}"))?;
+        }
+        for key in standing.keys.get(role).into_iter().flatten() {
+            say(format_args!("{:<10} {key}", ""))?;
         }
     }
     say(format_args!("{} targets", standing.targets))

@@ -12,6 +12,7 @@ use tidegate_domain::channel::Name;
 use tidegate_domain::command;
 use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::Severity;
+use tidegate_domain::signature::PublicKey;
 use tidegate_ingest::{Framing, LineSettings, Query, Rs485};
 use tidegate_pipeline::LoadLimits;
 use tidegate_pipeline::decode::BinaryField;
@@ -499,7 +500,7 @@ pub(crate) struct Modules {
     /// Where local modules are: `<name>.wasm` and `<name>.json`.
     pub(crate) dir: PathBuf,
     /// Whose signature makes a local file runnable.
-    pub(crate) trusted_keys: Vec<String>,
+    pub(crate) trusted_keys: Vec<PublicKey>,
     /// Whether unsigned local files run.
     pub(crate) allow_unsigned: bool,
 }

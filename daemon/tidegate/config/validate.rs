@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tidegate_domain::signature::{BadKey, PublicKey};
 use tidegate_domain::{alarm, limits};
 use tidegate_pipeline::manifest::is_directory_name;
 
@@ -452,27 +453,21 @@ fn modules(cx: &mut Checker, root: &mut Section<'_>) -> Modules {
         section.default(cx, "trusted-keys", "[]");
     }
     let trusted_keys = trusted_keys.unwrap_or_default();
-    for (index, key) in trusted_keys.iter().enumerate() {
-        if key.value.is_empty() {
-            cx.error(key.place, "an empty key", "remove it".to_owned());
-        } else if trusted_keys
-            .iter()
-            .take(index)
-            .any(|other| other.value == key.value)
-        {
-            cx.error(
+    let mut keys: Vec<PublicKey> = Vec::new();
+    for key in trusted_keys {
+        match key.value.parse() {
+            Ok(known) if keys.contains(&known) => cx.error(
                 key.place,
                 "the key is named twice",
                 "remove one of the two".to_owned(),
-            );
+            ),
+            Ok(new) => keys.push(new),
+            Err(bad) => {
+                let bad: BadKey = bad;
+                let help = "`tidegate repo sign` prints the line to write here; a private key stays with its publisher";
+                cx.error(key.place, bad.to_string(), help.to_owned());
+            }
         }
-    }
-    if !trusted_keys.is_empty() {
-        cx.warning(
-            section.key_place("trusted-keys"),
-            "`modules.trusted-keys` has no effect yet: signatures of local files come with a later version",
-            "until then local files run where allow-unsigned = true alone".to_owned(),
-        );
     }
     let allow_unsigned = section.flag(cx, "allow-unsigned", false);
     if allow_unsigned.value {
@@ -485,7 +480,7 @@ fn modules(cx: &mut Checker, root: &mut Section<'_>) -> Modules {
     section.finish(cx);
     Modules {
         dir: cx.resolve(&dir.value),
-        trusted_keys: trusted_keys.into_iter().map(|key| key.value).collect(),
+        trusted_keys: keys,
         allow_unsigned: allow_unsigned.value,
     }
 }

@@ -84,6 +84,8 @@ impl Observer {
                 modules.push((Arc::clone(&decoding.module), view::ModuleState::Active));
             }
         }
+        let config = self.rollouts.configuration();
+        let trusted = &config.modules.trusted_keys;
         let modules = modules.into_iter();
         let mut shown: Vec<view::ModuleStatus> = modules
             .map(|(module, state)| view::ModuleStatus {
@@ -93,7 +95,12 @@ impl Observer {
                 state,
                 origin: match module.origin {
                     Origin::Factory => view::ModuleOrigin::Factory,
-                    Origin::Local => view::ModuleOrigin::Local,
+                    Origin::Signed(key) if trusted.contains(&key) => view::ModuleOrigin::Signed,
+                    Origin::Local | Origin::Signed(_) => view::ModuleOrigin::Local,
+                },
+                signed_by: match module.origin {
+                    Origin::Signed(key) => Some(key.to_string()),
+                    Origin::Factory | Origin::Local => None,
                 },
                 world: module.manifest.world.to_string(),
                 size_bytes: module.inspection.size as u64,

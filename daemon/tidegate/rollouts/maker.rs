@@ -61,6 +61,7 @@ impl Maker<'_> {
         let digest = Digest::of(&module.component);
         if let Some(known) = lock(self.loaded).get(digest.as_str())
             && known.manifest == module.manifest
+            && known.origin.stands_before(module.origin)
         {
             return Ok(Arc::clone(known));
         }
@@ -144,7 +145,18 @@ impl Maker<'_> {
                 spec.version,
                 spec.digest
             ),
-            Origin::Factory | Origin::Local => Ok(()),
+            Origin::Signed(key)
+                if !self.config.modules.allow_unsigned
+                    && !self.config.modules.trusted_keys.contains(&key) =>
+            {
+                bail!(
+                    "module {} {} ({}) is signed by {key}, which is not in `modules.trusted-keys`",
+                    spec.module,
+                    spec.version,
+                    spec.digest
+                )
+            }
+            Origin::Factory | Origin::Local | Origin::Signed(_) => Ok(()),
         }
     }
 

@@ -571,6 +571,7 @@ pub(crate) fn rich() -> Picture {
                 ModuleState::Idle
             },
             origin: ModuleOrigin::Factory,
+            signed_by: None,
             world: "filter".to_owned(),
             size_bytes,
         })

@@ -79,10 +79,15 @@ fn parse(body: &str) -> anyhow::Result<Value> {
 }
 
 fn print(modules: &Value) -> Result<(), Failure> {
+    let origin = |digest: &Value| {
+        let mut known = items(&modules["items"]);
+        let known = known.find(|module| module["digest"] == *digest);
+        known.map_or_else(String::new, origin_words)
+    };
     let slots = items(&modules["slots"]);
     for slot in slots.filter(|slot| slot["pipeline"].is_null()) {
         say(format_args!("source {}", text(&slot["source"])))?;
-        print_slot(slot)?;
+        print_slot(slot, &origin)?;
     }
     for pipeline in items(&modules["rollouts"]) {
         let (name, rollout) = (&pipeline["pipeline"], &pipeline["rollout"]);
@@ -97,22 +102,34 @@ fn print(modules: &Value) -> Result<(), Failure> {
         ))?;
         let slots = items(&modules["slots"]);
         for slot in slots.filter(|slot| slot["pipeline"] == *name) {
-            print_slot(slot)?;
+            print_slot(slot, &origin)?;
         }
         print_rollout(rollout)?;
     }
     Ok(())
 }
 
-fn print_slot(slot: &Value) -> Result<(), Failure> {
+/// Who answers for a module that is not built in.
+fn origin_words(module: &Value) -> String {
+    match (text(&module["origin"]), module["signed_by"].as_str()) {
+        ("signed", Some(key)) => format!("  signed by {key}"),
+        ("local", Some(key)) => format!("  UNSIGNED: {key} is trusted no longer"),
+        ("local", None) => "  UNSIGNED".to_owned(),
+        ("channel", _) => "  from the channel".to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn print_slot(slot: &Value, origin: &impl Fn(&Value) -> String) -> Result<(), Failure> {
     let name = text(&slot["filter"]);
     let module = |of: &str, module: &Value| {
         (!module.is_null()).then(|| {
             format!(
-                "  {name:<14} {of:<10} {} {}  {}",
+                "  {name:<14} {of:<10} {} {}  {}{}",
                 text(&module["module"]),
                 text(&module["version"]),
-                text(&module["digest"])
+                text(&module["digest"]),
+                origin(&module["digest"])
             )
         })
     };
