@@ -17,6 +17,7 @@ use tidegate_store::{CommandInput, Todo};
 use tidegate_uplink::IncomingCommand;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::audit::{self, Audit};
 use crate::clock;
 use crate::observe::Observer;
 use crate::rollouts::Rollouts;
@@ -43,6 +44,7 @@ pub(crate) struct Desk {
     pub(crate) room: Arc<Semaphore>,
     pub(crate) observer: Arc<Observer>,
     pub(crate) rollouts: Arc<Rollouts>,
+    pub(crate) audit: Audit,
 }
 
 impl Desk {
@@ -62,7 +64,8 @@ impl Desk {
                 report: || report(&self.observer),
                 roll_back: |module: &str| self.roll_back(module),
             };
-            let input = judge(&incoming, &self.uplink, &self.allowed, clock::now(), doing);
+            let mut input = judge(&incoming, &self.uplink, &self.allowed, clock::now(), doing);
+            self.record(&mut input).await;
             self.log(&input, incoming.payload.len());
             if self
                 .inbox
@@ -76,9 +79,35 @@ impl Desk {
         }
     }
 
+    /// Has it on record before the store carries it out; what cannot be recorded is refused.
+    async fn record(&self, input: &mut CommandInput) {
+        let entry = audit::command(&self.uplink, input);
+        let recorded = match &input.todo {
+            // Nothing is done about it: it need not be waited for.
+            Todo::Refuse(_) => {
+                self.audit.tell(entry);
+                return;
+            }
+            Todo::Answer(_)
+            | Todo::Detail { .. }
+            | Todo::Backfill { .. }
+            | Todo::Acknowledge { .. } => self.audit.require(entry).await,
+        };
+        if let Err(Refused::Request(why) | Refused::Missing(why) | Refused::Unavailable(why)) =
+            recorded
+        {
+            input.todo = Todo::Refuse(why);
+        }
+    }
+
     /// Goes back on a module. It is durable when this returns; a command that comes again after a crash in between finds
     /// that there is nothing more to go back to.
     fn roll_back(&self, module: &str) -> Result<Value, String> {
+        if let Some(error) = self.audit.status().error {
+            return Err(format!(
+                "the audit log cannot be written ({error}), and what cannot be recorded is not done"
+            ));
+        }
         let by = format!("uplink {}", self.uplink);
         let done = tokio::task::block_in_place(|| self.rollouts.roll_back(module, &by));
         match done {

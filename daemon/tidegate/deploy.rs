@@ -18,6 +18,7 @@ use tidegate_status::{Refused, view};
 use tidegate_tls::Tls;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::audit::{self, Audit};
 use crate::clock;
 use crate::config::{self, Config, Repository};
 
@@ -58,6 +59,7 @@ pub(crate) struct Desk {
     orders: mpsc::Receiver<Order>,
     status: Arc<Mutex<view::DeployStatus>>,
     stop: watch::Receiver<bool>,
+    audit: Audit,
 }
 
 /// Makes both, where `[deploy]` is configured.
@@ -67,6 +69,7 @@ pub(crate) struct Desk {
 pub(crate) fn open(
     config: &Arc<Config>,
     stop: watch::Receiver<bool>,
+    audit: &Audit,
 ) -> anyhow::Result<Option<(Handle, Desk)>> {
     let Some(deploy) = config.deploy.clone() else {
         return Ok(None);
@@ -97,6 +100,7 @@ pub(crate) fn open(
         orders: received,
         status: Arc::clone(&status),
         stop,
+        audit: audit.clone(),
     };
     desk.show_installed();
     Ok(Some((Handle { orders, status }, desk)))
@@ -262,6 +266,8 @@ impl Desk {
                 drop(status);
                 if polled.news {
                     self.show_installed();
+                    let status = lock(&self.status).clone();
+                    audit::fetched(&self.audit, &status, polled.epoch);
                     tracing::info!(
                         channel = self.deploy.channel.as_str(),
                         epoch = polled.epoch,
@@ -291,6 +297,7 @@ impl Desk {
                 };
                 // The same again is no news for the log.
                 if status.error.as_ref() != Some(&error) {
+                    audit::not_taken(&self.audit, &status, refusal);
                     tracing::warn!("nothing is taken from the repository: {refusal}");
                 }
                 status.error = Some(error);

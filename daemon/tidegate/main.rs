@@ -2,6 +2,7 @@
 //!
 //! `daemon/ARCHITECTURE.md` shows the way of one reading through the tree.
 
+mod audit;
 mod built;
 mod cli;
 mod clock;

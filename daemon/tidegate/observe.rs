@@ -21,6 +21,7 @@ pub(crate) use self::draw::{
     alarm_row, gateway_status, recent_errors, source_url, stale_row, store_state, url,
 };
 use self::draw::{source_state, uplink_state};
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::log::RecentErrors;
 use crate::recount::Recounted;
@@ -114,6 +115,7 @@ pub(crate) struct Observer {
     pub(crate) rollouts: Arc<Rollouts>,
     /// `None` where `[deploy]` is not configured.
     pub(crate) deploy: Option<deploy::Handle>,
+    pub(crate) audit: Audit,
     /// The modules that decode, which have no generations.
     pub(crate) decoders: Vec<Decoding>,
     pub(crate) heartbeat: Arc<AtomicU64>,

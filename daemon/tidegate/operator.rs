@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tidegate_audit::{Action as Act, Entry};
 use tidegate_domain::alarm;
 use tidegate_domain::quarantine::{Action, ORDERS, Selection};
-use tidegate_status::{Actions, Answer, Refused, TryRequest};
+use tidegate_pipeline::Digest;
+use tidegate_status::{Actions, Answer, Caller, Refused, TryRequest};
 use tidegate_store::{AcknowledgeAlarms, Matching, Orders, ReadError, Reader};
 use tokio::sync::mpsc;
 
+use crate::audit::{self, Audit};
 use crate::clock;
 use crate::deploy;
 use crate::replay::{Owner, owner_of};
@@ -34,31 +37,57 @@ pub(crate) struct Operator {
     pub(crate) rollouts: Arc<Rollouts>,
     /// `None` where `[deploy]` is not configured.
     pub(crate) deploy: Option<deploy::Handle>,
+    pub(crate) audit: Audit,
 }
 
 impl Actions for Operator {
-    fn quarantine(&self, action: Action, selection: Selection) -> Answer<'_> {
-        Box::pin(self.order(action, selection))
+    fn quarantine(&self, by: Caller, action: Action, selection: Selection) -> Answer<'_> {
+        let entry = audit::operator(by, audit::quarantine(action), json!(selection));
+        Box::pin(self.recorded(entry, self.order(action, selection)))
     }
 
-    fn acknowledge(&self, request: alarm::Request) -> Answer<'_> {
-        Box::pin(self.acknowledge_alarms(request))
+    fn acknowledge(&self, by: Caller, request: alarm::Request) -> Answer<'_> {
+        let entry = audit::operator(by, Act::AlarmAcknowledge, json!(request));
+        Box::pin(self.recorded(entry, self.acknowledge_alarms(request)))
     }
 
-    fn roll_back(&self, module: String) -> Answer<'_> {
-        Box::pin(self.roll_back_module(module))
+    fn roll_back(&self, by: Caller, module: String) -> Answer<'_> {
+        let about = json!({ "module": module });
+        let entry = audit::operator(by, Act::ModuleRollBack, about);
+        Box::pin(self.recorded(entry, self.roll_back_module(module)))
     }
 
-    fn update(&self, from: Option<PathBuf>) -> Answer<'_> {
-        Box::pin(self.update_modules(from))
+    fn update(&self, by: Caller, from: Option<PathBuf>) -> Answer<'_> {
+        let entry = audit::operator(by, Act::ModuleUpdate, json!({ "from": from }));
+        Box::pin(self.recorded(entry, self.update_modules(from)))
     }
 
-    fn try_out(&self, request: TryRequest) -> Result<mpsc::Receiver<Value>, Refused> {
-        tryout::begin(&self.rollouts, request)
+    fn try_out(&self, by: Caller, request: TryRequest) -> Answer<'_, mpsc::Receiver<Value>> {
+        let about = json!({
+            "pipeline": request.pipeline,
+            "filter": request.filter,
+            "module": request.manifest["name"],
+            "version": request.manifest["version"],
+            "digest": Digest::of(&request.component).as_str(),
+        });
+        let entry = audit::operator(by, Act::ModuleTry, about);
+        Box::pin(self.recorded(entry, async { tryout::begin(&self.rollouts, request) }))
     }
 }
 
 impl Operator {
+    /// Records what somebody asks for, does it, and records what came of it.
+    async fn recorded<T>(
+        &self,
+        asked: Entry,
+        act: impl Future<Output = Result<T, Refused>>,
+    ) -> Result<T, Refused> {
+        let number = self.audit.require(asked.clone()).await?;
+        let came = act.await;
+        self.audit.answer(asked, number, &came);
+        came
+    }
+
     async fn roll_back_module(&self, module: String) -> Result<Value, Refused> {
         let (rollouts, wanted) = (Arc::clone(&self.rollouts), module.clone());
         let pipelines =

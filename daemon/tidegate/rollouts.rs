@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 pub(crate) use self::maker::{Maker, secrets};
 pub(crate) use self::orders::{ORDERS, Order, Step};
 use self::orders::{PATIENCE, Steps, Taken};
+use crate::audit::Audit;
 use crate::config::{self, Config};
 use crate::kept::Kept;
 
@@ -36,6 +37,7 @@ pub(crate) struct Rollouts {
     pub(crate) kept: Kept,
     /// The modules that were loaded, by digest.
     pub(crate) loaded: Mutex<BTreeMap<String, Arc<LoadedModule>>>,
+    pub(crate) audit: Audit,
     /// The configuration that is in force.
     pub(crate) config: Mutex<Arc<Config>>,
     /// The decoders at work, which have no generations: another file of one needs the gateway to be wired anew.
@@ -219,6 +221,7 @@ impl Rollouts {
             engine: &self.engine,
             kept: &self.kept,
             loaded: &self.loaded,
+            audit: &self.audit,
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::audit::{self, Audit};
 use crate::config::Config;
 use crate::log::RecentErrors;
 use crate::notify::{notify, watchdog_interval};
@@ -73,28 +74,46 @@ pub(crate) fn run(
 }
 
 async fn supervise(
-    mut config: Config,
+    config: Config,
     recent: RecentErrors,
     reload: impl Fn() -> anyhow::Result<Config>,
 ) -> Result<u8, Error> {
     let mut signals = Signals::new()?;
+    let mut audit = Audit::start(&config.gateway.state_dir, &config.gateway.id)?;
+    audit::started(&audit);
+    let ended = serve(config, recent, &mut audit, &mut signals, reload).await;
+    audit::stopped(&audit, &ended);
+    ended
+}
+
+/// One wiring after another, until a signal or a failure ends it.
+async fn serve(
+    mut config: Config,
+    recent: RecentErrors,
+    audit: &mut Audit,
+    signals: &mut Signals,
+    reload: impl Fn() -> anyhow::Result<Config>,
+) -> Result<u8, Error> {
     loop {
         let address = config.status.listen;
         let listener = listen(&config)?;
+        audit.follow(&config)?;
         let mut shared = Arc::new(config);
-        let store =
-            match waiting::for_store(&shared, &listener, &recent, &mut signals, &reload).await? {
-                Waited::Opened(store) => *store,
-                Waited::Stop => return Ok(0),
-                Waited::Reload(new) => {
-                    config = *new;
-                    continue;
-                }
-            };
-        let mut gateway = wiring::start(&shared, store, listener, recent.clone())?;
+        let waited =
+            waiting::for_store(&shared, &listener, &recent, audit, signals, &reload).await?;
+        let store = match waited {
+            Waited::Opened(store) => *store,
+            Waited::Stop => return Ok(0),
+            Waited::Reload(new) => {
+                config = *new;
+                continue;
+            }
+        };
+        audit::in_force(audit, &shared);
+        let mut gateway = wiring::start(&shared, store, listener, recent.clone(), audit)?;
         tracing::info!("the gateway runs; its page is http://{address}/");
         notify(&[NotifyState::Ready, NotifyState::Status("running")]);
-        let end = watch(&mut gateway, &mut shared, &mut signals, &reload).await;
+        let end = watch(&mut gateway, &mut shared, audit, signals, &reload).await;
         notify(&[match end {
             End::Reload(_) | End::Renew => NotifyState::Reloading,
             End::Stop | End::Failed(_) => NotifyState::Stopping,
@@ -135,6 +154,7 @@ async fn supervise(
 async fn watch(
     gateway: &mut Gateway,
     shared: &mut Arc<Config>,
+    audit: &Audit,
     signals: &mut Signals,
     reload: &impl Fn() -> anyhow::Result<Config>,
 ) -> End {
@@ -159,17 +179,18 @@ async fn watch(
                         let taking = tokio::task::spawn_blocking(move || rollouts.take(&new));
                         swap = Some(Swap { config, taking });
                     }
-                    Err(error) => tracing::error!("the configuration is kept as it is: {error:#}"),
+                    Err(error) => kept(audit, &error),
                 },
             },
             taken = Swap::finish(&mut swap) => {
                 match taken {
                     Ok((config, true)) => {
+                        audit::in_force(audit, &config);
                         tracing::info!("the configuration is in force");
                         *shared = config;
                     }
                     Ok((config, false)) => return End::Reload(Box::new(Arc::unwrap_or_clone(config))),
-                    Err(error) => tracing::error!("the configuration is kept as it is: {error:#}"),
+                    Err(error) => kept(audit, &error),
                 }
                 if std::mem::take(&mut again) {
                     hangup.notify_one();
@@ -186,6 +207,11 @@ async fn watch(
             },
         }
     }
+}
+
+fn kept(audit: &Audit, error: &anyhow::Error) {
+    tracing::error!("the configuration is kept as it is: {error:#}");
+    audit::not_in_force(audit, error);
 }
 
 /// A configuration whose changes of chains are being made ready while everything goes on.

@@ -14,6 +14,7 @@ use tidegate_store::{OpenError, Store, StoreState};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::audit::{self, Audit};
 use crate::config::Config;
 use crate::log::RecentErrors;
 use crate::notify::{notify, watchdog_interval};
@@ -42,6 +43,7 @@ pub(crate) async fn for_store(
     config: &Arc<Config>,
     listener: &TcpListener,
     recent: &RecentErrors,
+    audit: &Audit,
     signals: &mut Signals,
     reload: &impl Fn() -> anyhow::Result<Config>,
 ) -> anyhow::Result<Waited> {
@@ -66,7 +68,7 @@ pub(crate) async fn for_store(
         match &page {
             Some(page) => page.view.found(&trouble),
             None => {
-                page = Some(Page::serve(config, listener, recent, &trouble)?);
+                page = Some(Page::serve(config, listener, recent, audit, &trouble)?);
                 // The process does what it can: a service manager that takes it for stuck would only start it again.
                 notify(&[NotifyState::Ready]);
             }
@@ -158,11 +160,13 @@ impl Page {
         config: &Arc<Config>,
         listener: &TcpListener,
         recent: &RecentErrors,
+        audit: &Audit,
         trouble: &Trouble,
     ) -> anyhow::Result<Self> {
         let view = Arc::new(Waiting {
             config: Arc::clone(config),
             recent: recent.clone(),
+            audit: audit.clone(),
             trouble: Mutex::default(),
             started: Instant::now(),
             started_at: clock::wall() / 1_000_000,
@@ -175,7 +179,12 @@ impl Page {
             tokio::net::TcpListener::from_std(listener).context("the status server's listener")?;
         let (stop, stopped) = watch::channel(false);
         let router = tidegate_status::router(view.clone());
-        let server = tokio::spawn(wiring::serve_status(listener, router, stopped));
+        let server = tokio::spawn(wiring::serve_status(
+            listener,
+            router,
+            audit::refusals(audit),
+            stopped,
+        ));
         Ok(Self { view, stop, server })
     }
 
@@ -193,6 +202,7 @@ impl Page {
 struct Waiting {
     config: Arc<Config>,
     recent: RecentErrors,
+    audit: Audit,
     trouble: Mutex<(StoreState, String)>,
     started: Instant,
     started_at: i64,
@@ -263,6 +273,7 @@ impl View for Waiting {
                     ..view::UplinkStatus::default()
                 })
                 .collect(),
+            audit: Some(self.audit.status()),
             recent_errors: observe::recent_errors(&self.recent),
             ..Snapshot::default()
         })
@@ -270,6 +281,11 @@ impl View for Waiting {
 
     fn ledger(&self) -> Arc<Ledger> {
         Arc::default()
+    }
+
+    fn audit(&self, before: Option<u64>, most: usize) -> Result<Vec<serde_json::Value>, String> {
+        let entries = self.audit.newest(before, most);
+        entries.map_err(|error| format!("the audit log cannot be read: {error}"))
     }
 
     fn ready(&self) -> Readiness {

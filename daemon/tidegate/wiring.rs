@@ -24,6 +24,7 @@ use anyhow::Context;
 use tidegate_domain::limits;
 use tidegate_ingest::{SourceEvent, SourceHandle};
 use tidegate_pipeline::{LoadedModule, Role, Runtime};
+use tidegate_status::Refusals;
 use tidegate_store::{Committed, Input, Store};
 use tidegate_tls::Tls;
 use tidegate_uplink::UplinkHandle;
@@ -31,6 +32,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use crate::audit::{self, Audit};
 use crate::config::{self, Config};
 use crate::control::{self, Socket};
 use crate::kept::Kept;
@@ -100,6 +102,7 @@ pub(crate) fn start(
     store: Store,
     listener: TcpListener,
     recent: RecentErrors,
+    audit: &Audit,
 ) -> anyhow::Result<Gateway> {
     let runtime = tokio::runtime::Handle::current();
 
@@ -114,6 +117,7 @@ pub(crate) fn start(
         engine: &engine,
         kept: &kept,
         loaded: &loaded,
+        audit,
     };
     let found = maker.load()?;
     let modules: Vec<Arc<LoadedModule>> = found.values().cloned().collect();
@@ -272,6 +276,7 @@ pub(crate) fn start(
             runtime: runtime.clone(),
             careful: careful.clone(),
             progress: working,
+            audit: audit.clone(),
         };
         let name = format!("worker {}", workers.len());
         workers.push(spawn_thread(name, &ended_sender, move || {
@@ -297,6 +302,7 @@ pub(crate) fn start(
         engine,
         kept,
         loaded,
+        audit: audit.clone(),
         config: Mutex::new(Arc::clone(config)),
         decoders: decoding,
         places,
@@ -305,7 +311,7 @@ pub(crate) fn start(
     });
     rollouts.tidy();
     // Modules over the air: a thread of its own, which looks, writes and syncs.
-    let (deploy, desk) = crate::deploy::open(config, stopped.clone())?.unzip();
+    let (deploy, desk) = crate::deploy::open(config, stopped.clone(), audit)?.unzip();
     let desk = desk.map(|desk| {
         let runtime = runtime.clone();
         spawn_thread(DEPLOY.to_owned(), &ended_sender, move || {
@@ -324,6 +330,7 @@ pub(crate) fn start(
         inbox: inbox.clone(),
         rollouts: Arc::clone(&rollouts),
         deploy: deploy.clone(),
+        audit: audit.clone(),
     };
     let replayer = Replayer {
         reader: store.reader()?,
@@ -429,6 +436,7 @@ pub(crate) fn start(
         pipelines: pipelines.into_values().collect(),
         rollouts: Arc::clone(&rollouts),
         deploy,
+        audit: audit.clone(),
         heartbeat,
         workers: progress,
         sampled: Mutex::default(),
@@ -449,6 +457,7 @@ pub(crate) fn start(
             room: Arc::clone(&rooms[index]),
             observer: Arc::clone(&observer),
             rollouts: Arc::clone(&rollouts),
+            audit: audit.clone(),
         };
         let name = format!("{COMMANDS}{}", uplink.name);
         tasks.spawn_on(
@@ -463,10 +472,12 @@ pub(crate) fn start(
     let router = tidegate_status::router(observer.clone());
     let listener =
         tokio::net::TcpListener::from_std(listener).context("the status server's listener")?;
-    tasks.spawn_on(serve_status(listener, router, stopped), &runtime);
+    let refusals = audit::refusals(audit);
+    let served = serve_status(listener, router, Arc::clone(&refusals), stopped);
+    tasks.spawn_on(served, &runtime);
     // The control socket: the same views, and actions.
     let router = tidegate_status::control_router(observer.clone(), Arc::new(operator));
-    tasks.spawn_on(serve_control(control, router, stopping), &runtime);
+    tasks.spawn_on(serve_control(control, router, refusals, stopping), &runtime);
     let sampled = Arc::clone(&observer);
     tasks.spawn_on(
         async move {
@@ -629,9 +640,10 @@ pub(crate) fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
 pub(crate) async fn serve_status(
     listener: tokio::net::TcpListener,
     router: axum::Router,
+    refusals: Refusals,
     mut stopped: watch::Receiver<bool>,
 ) -> (String, anyhow::Result<()>) {
-    let served = tidegate_status::serve(listener, router, told(&mut stopped)).await;
+    let served = tidegate_status::serve(listener, router, refusals, told(&mut stopped)).await;
     (
         "status server".to_owned(),
         served.context("the status server"),
@@ -641,9 +653,10 @@ pub(crate) async fn serve_status(
 async fn serve_control(
     listener: tokio::net::UnixListener,
     router: axum::Router,
+    refusals: Refusals,
     mut stopped: watch::Receiver<bool>,
 ) -> (String, anyhow::Result<()>) {
-    tidegate_status::serve_control(listener, router, told(&mut stopped)).await;
+    tidegate_status::serve_control(listener, router, refusals, told(&mut stopped)).await;
     ("control socket".to_owned(), Ok(()))
 }
 

@@ -22,6 +22,7 @@ use tidegate_store::Input;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use crate::audit::{self, Audit};
 use crate::clock;
 use crate::duplicates::Duplicates;
 use crate::observe::Progress;
@@ -55,6 +56,7 @@ pub(crate) struct Worker {
     pub(crate) careful: Careful,
     /// For the watchdog.
     pub(crate) progress: Arc<Progress>,
+    pub(crate) audit: Audit,
 }
 
 /// What a worker knows of one of its sources.
@@ -254,6 +256,10 @@ impl Worker {
     fn tell(&self, rollouts: Vec<Change>) -> Result<(), WriterGone> {
         if rollouts.is_empty() {
             return Ok(());
+        }
+        // On record before it is in the store.
+        for change in &rollouts {
+            audit::generation(&self.audit, change);
         }
         self.hand_over(BatchOutcome {
             source: NO_SOURCE,

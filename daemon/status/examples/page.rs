@@ -35,6 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         // Without a signal handler the example runs until it is killed, which is as well.
         tokio::signal::ctrl_c().await.unwrap_or_default();
     };
-    serve(listener, tidegate_status::router(Arc::new(picture)), stop).await?;
+    let router = tidegate_status::router(Arc::new(picture));
+    serve(listener, router, Arc::new(|_| {}), stop).await?;
     Ok(())
 }

@@ -7,13 +7,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, JsonRejection};
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
+use axum::{Extension, Json};
 use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,28 +21,52 @@ use tidegate_domain::alarm;
 use tidegate_domain::quarantine::{Action, Selection};
 use tokio::sync::mpsc;
 
+use crate::guard::Told;
 use crate::page;
 
 /// What the gateway does when it is told to. Each answer comes after what was asked for is durable.
 pub trait Actions: Send + Sync + 'static {
     /// Replays or discards rows of quarantine. The order is durable when the answer comes, and is carried out from then
     /// on. The selection is checked.
-    fn quarantine(&self, action: Action, selection: Selection) -> Answer<'_>;
+    fn quarantine(&self, by: Caller, action: Action, selection: Selection) -> Answer<'_>;
 
     /// Goes back on a module: drops a candidate with it, or puts the generation before the active one in its place.
-    fn roll_back(&self, module: String) -> Answer<'_>;
+    fn roll_back(&self, by: Caller, module: String) -> Answer<'_>;
 
     /// Looks at the repository of modules at once, or at a folder, and answers with what came of it.
-    fn update(&self, from: Option<PathBuf>) -> Answer<'_>;
+    fn update(&self, by: Caller, from: Option<PathBuf>) -> Answer<'_>;
 
     /// Acknowledges alarms that are raised, on somebody's behalf.
-    fn acknowledge(&self, request: alarm::Request) -> Answer<'_>;
+    fn acknowledge(&self, by: Caller, request: alarm::Request) -> Answer<'_>;
 
     /// Runs a module on copies of what a pipeline gets, heard by nobody, for as long as the lines that tell of it are read.
     ///
     /// # Errors
     /// What can be said at once; the rest comes as a line.
-    fn try_out(&self, request: TryRequest) -> Result<mpsc::Receiver<Value>, Refused>;
+    fn try_out(&self, by: Caller, request: TryRequest) -> Answer<'_, mpsc::Receiver<Value>>;
+}
+
+/// Who asks over the control socket, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub uid: u32,
+    /// The process.
+    pub pid: Option<i32>,
+}
+
+impl Caller {
+    /// Nobody that the kernel named.
+    pub(crate) const UNKNOWN: Self = Self {
+        uid: u32::MAX,
+        pid: None,
+    };
+}
+
+type Named = Option<Extension<Caller>>;
+
+fn named(caller: Named) -> Caller {
+    caller.map_or(Caller::UNKNOWN, |Extension(caller)| caller)
 }
 
 /// A module to try, and where. Its JSON, on one line, is followed by the component's bytes.
@@ -70,7 +94,7 @@ pub struct TryRequest {
 }
 
 /// What an action answers, later.
-pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Value, Refused>> + Send + 'a>>;
+pub type Answer<'a, T = Value> = Pin<Box<dyn Future<Output = Result<T, Refused>> + Send + 'a>>;
 
 /// Why an action was not taken, for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,15 +131,22 @@ pub(crate) fn try_route() -> (&'static str, MethodRouter<Shared>) {
     (TRY, post(try_out))
 }
 
-async fn try_out(State(actions): State<Shared>, body: Result<Bytes, BytesRejection>) -> Response {
+async fn try_out(
+    State(actions): State<Shared>,
+    caller: Named,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     let body = match body {
         Ok(body) => body,
         Err(rejection) => {
             return page::problem(rejection.status(), &rejection.body_text(), TRY, "");
         }
     };
-    let lines = read_request(&body).and_then(|request| actions.try_out(request));
-    match lines {
+    let request = match read_request(&body) {
+        Ok(request) => request,
+        Err(why) => return rejected(TRY, &why),
+    };
+    match actions.try_out(named(caller), request).await {
         Ok(lines) => {
             let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
             (kind, Body::new(Lines(lines))).into_response()
@@ -124,14 +155,11 @@ async fn try_out(State(actions): State<Shared>, body: Result<Bytes, BytesRejecti
     }
 }
 
-fn read_request(body: &Bytes) -> Result<TryRequest, Refused> {
+fn read_request(body: &Bytes) -> Result<TryRequest, String> {
     let end = body.iter().position(|byte| *byte == b'\n');
-    let end = end.ok_or_else(|| {
-        let why = "the request has no line of JSON before the component";
-        Refused::Request(why.to_owned())
-    })?;
-    let request: TryRequest = serde_json::from_slice(&body[..end])
-        .map_err(|error| Refused::Request(format!("the request: {error}")))?;
+    let end = end.ok_or("the request has no line of JSON before the component")?;
+    let request: TryRequest =
+        serde_json::from_slice(&body[..end]).map_err(|error| format!("the request: {error}"))?;
     Ok(TryRequest {
         component: body.slice(end + 1..),
         ..request
@@ -156,17 +184,22 @@ impl hyper::body::Body for Lines {
 
 async fn acknowledge(
     State(actions): State<Shared>,
+    caller: Named,
     request: Result<Json<alarm::Request>, JsonRejection>,
 ) -> Response {
     let answered = match request {
-        Ok(Json(request)) => actions.acknowledge(request).await,
-        Err(rejection) => Err(Refused::Request(rejection.body_text())),
+        Ok(Json(request)) => actions.acknowledge(named(caller), request).await,
+        Err(rejection) => return rejected(ACKNOWLEDGE, &rejection.body_text()),
     };
     answer(ACKNOWLEDGE, StatusCode::OK, answered)
 }
 
-async fn roll_back(State(actions): State<Shared>, Path(module): Path<String>) -> Response {
-    let answered = actions.roll_back(module).await;
+async fn roll_back(
+    State(actions): State<Shared>,
+    caller: Named,
+    Path(module): Path<String>,
+) -> Response {
+    let answered = actions.roll_back(named(caller), module).await;
     answer(ROLLBACK, StatusCode::OK, answered)
 }
 
@@ -181,31 +214,35 @@ struct UpdateRequest {
 
 async fn update(
     State(actions): State<Shared>,
+    caller: Named,
     request: Result<Json<UpdateRequest>, JsonRejection>,
 ) -> Response {
     let answered = match request {
-        Ok(Json(request)) => actions.update(request.from).await,
-        Err(rejection) => Err(Refused::Request(rejection.body_text())),
+        Ok(Json(request)) => actions.update(named(caller), request.from).await,
+        Err(rejection) => return rejected(UPDATE, &rejection.body_text()),
     };
     answer(UPDATE, StatusCode::OK, answered)
 }
 
 async fn replay(
     State(actions): State<Shared>,
+    caller: Named,
     selection: Result<Json<Selection>, JsonRejection>,
 ) -> Response {
-    quarantine(&actions, Action::Replay, selection).await
+    quarantine(&actions, named(caller), Action::Replay, selection).await
 }
 
 async fn discard(
     State(actions): State<Shared>,
+    caller: Named,
     selection: Result<Json<Selection>, JsonRejection>,
 ) -> Response {
-    quarantine(&actions, Action::Drop, selection).await
+    quarantine(&actions, named(caller), Action::Drop, selection).await
 }
 
 async fn quarantine(
     actions: &Shared,
+    by: Caller,
     action: Action,
     selection: Result<Json<Selection>, JsonRejection>,
 ) -> Response {
@@ -217,8 +254,8 @@ async fn quarantine(
         }
     };
     let answered = match selection {
-        Ok(selection) => actions.quarantine(action, selection).await,
-        Err(wrong) => Err(Refused::Request(wrong)),
+        Ok(selection) => actions.quarantine(by, action, selection).await,
+        Err(wrong) => return rejected(&path, &wrong),
     };
     answer(&path, StatusCode::ACCEPTED, answered)
 }
@@ -231,5 +268,13 @@ fn answer(path: &str, status: StatusCode, answered: Result<Value, Refused>) -> R
         Err(Refused::Missing(detail)) => (StatusCode::NOT_FOUND, detail),
         Err(Refused::Unavailable(detail)) => (StatusCode::SERVICE_UNAVAILABLE, detail),
     };
-    page::problem(status, &detail, path, "")
+    let mut response = page::problem(status, &detail, path, "");
+    // The gateway knows of it, and why.
+    response.extensions_mut().insert(Told);
+    response
+}
+
+/// The answer to what never reached the gateway.
+fn rejected(path: &str, why: &str) -> Response {
+    page::problem(StatusCode::UNPROCESSABLE_ENTITY, why, path, "")
 }

@@ -1,13 +1,15 @@
 //! JSON, health and readiness.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tidegate_domain::Ledger;
 use tidegate_domain::ledger::Imbalance;
 
+use crate::page;
 use crate::routes::Shared;
 use crate::slots::{self, Rollout, Slot};
 use crate::view::ModuleStatus;
@@ -78,6 +80,43 @@ pub(crate) async fn alarms(State(view): State<Shared>) -> impl IntoResponse {
 
 pub(crate) async fn stale_series(State(view): State<Shared>) -> impl IntoResponse {
     list(&view.stale_series())
+}
+
+/// Entries that one answer has, unless it is asked for fewer, and at most.
+const ENTRIES: usize = 100;
+const ENTRIES_MOST: usize = 1000;
+
+/// Which entries.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Entries {
+    before: Option<u64>,
+    limit: Option<usize>,
+}
+
+/// The audit log, newest first. `next` is the `before` of the page after it.
+pub(crate) async fn audit(
+    State(view): State<Shared>,
+    query: Result<Query<Entries>, QueryRejection>,
+) -> axum::response::Response {
+    const PATH: &str = "/api/v1/audit";
+    let Query(Entries { before, limit }) = match query {
+        Ok(query) => query,
+        Err(rejection) => {
+            return page::problem(rejection.status(), &rejection.body_text(), PATH, "");
+        }
+    };
+    let most = limit.unwrap_or(ENTRIES).clamp(1, ENTRIES_MOST);
+    let read = tokio::task::spawn_blocking(move || view.audit(before, most)).await;
+    let failed = |why: &str| page::problem(StatusCode::SERVICE_UNAVAILABLE, why, PATH, "");
+    match read {
+        Ok(Ok(items)) => {
+            let next = items.last().and_then(|entry| entry["number"].as_u64());
+            let next = next.filter(|_| items.len() == most);
+            Json(serde_json::json!({ "items": items, "next": next })).into_response()
+        }
+        Ok(Err(why)) => failed(&why),
+        Err(error) => failed(&error.to_string()),
+    }
 }
 
 fn list<T: Serialize>(items: &[T]) -> axum::response::Response {

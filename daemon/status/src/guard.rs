@@ -11,6 +11,7 @@ use std::any::Any;
 use std::net::{IpAddr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use axum::extract::{Request, State};
@@ -18,7 +19,51 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use crate::action::Caller;
 use crate::page;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// Somebody at the page, by address.
+    Page(String),
+    /// Somebody at the control socket.
+    Control(Caller),
+}
+
+/// A request that was not taken, for what it is or where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRequest {
+    /// Who made it.
+    pub client: Client,
+    /// As in `POST`.
+    pub method: String,
+    /// The path, without a query.
+    pub path: String,
+    /// The answer's status.
+    pub status: u16,
+}
+
+/// Who is told of such requests. It must not block.
+pub type Refusals = Arc<dyn Fn(RefusedRequest) + Send + Sync>;
+
+/// Stands in an answer of which the gateway knows by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told;
+
+/// Letters of a method or a path that are told.
+const TOLD_LETTERS: usize = 200;
+/// The answers that say that a request was not taken. That there is nothing at an address is no such thing.
+const REFUSED: [StatusCode; 8] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::UNAUTHORIZED,
+    StatusCode::FORBIDDEN,
+    StatusCode::METHOD_NOT_ALLOWED,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    StatusCode::MISDIRECTED_REQUEST,
+    StatusCode::UNPROCESSABLE_ENTITY,
+];
 
 /// Scripts, styles, images and connections from here alone, none of them inline; no frame, no form, no base.
 pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -58,6 +103,34 @@ pub(crate) async fn headers(request: Request, next: Next) -> Response {
     headers
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Tells of requests that were refused.
+pub(crate) async fn refusals(
+    State(refusals): State<Refusals>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let client = request.extensions().get::<Client>().cloned();
+    let short = |text: &str| text.chars().take(TOLD_LETTERS).collect::<String>();
+    let (method, path) = (
+        short(request.method().as_str()),
+        short(request.uri().path()),
+    );
+    let response = next.run(request).await;
+    let told = response.extensions().get::<Told>().is_some();
+    if let Some(client) = client
+        && !told
+        && REFUSED.contains(&response.status())
+    {
+        refusals(RefusedRequest {
+            client,
+            method,
+            path,
+            status: response.status().as_u16(),
+        });
+    }
     response
 }
 

@@ -31,7 +31,8 @@ mod slots;
 mod verdict;
 pub mod view;
 
-pub use action::{Actions, Answer, Refused, TryRequest};
+pub use action::{Actions, Answer, Caller, Refused, TryRequest};
+pub use guard::{Client, Refusals, RefusedRequest};
 pub use routes::{control_router, router};
 pub use serve::{serve, serve_control};
 pub use view::{Readiness, Snapshot, View};

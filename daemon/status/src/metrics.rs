@@ -47,6 +47,7 @@ fn render(snapshot: &Snapshot, ledger: &Ledger, ready: &Readiness, healthy: bool
     certificates(&mut out, snapshot);
     commands(&mut out, snapshot);
     deploy(&mut out, snapshot);
+    audit(&mut out, snapshot);
     process(&mut out, snapshot);
     out.text
 }
@@ -505,6 +506,39 @@ fn deploy(out: &mut Exposition, snapshot: &Snapshot) {
         )
         .sample(&channel, seconds(expires.time));
     }
+}
+
+fn audit(out: &mut Exposition, snapshot: &Snapshot) {
+    let Some(audit) = &snapshot.audit else {
+        return;
+    };
+    out.counter(
+        "tidegate_audit_entries_total",
+        "Entries of the audit log since it began: the number of the last one.",
+    )
+    .sample(&[], audit.last);
+    out.gauge("tidegate_audit_bytes", "Bytes of the audit log.")
+        .sample(&[], audit.bytes);
+    out.gauge(
+        "tidegate_audit_waiting",
+        "Entries that wait until the audit log can be written.",
+    )
+    .sample(&[], audit.waiting);
+    out.counter(
+        "tidegate_audit_lost_total",
+        "Entries that could not wait, since the start.",
+    )
+    .sample(&[], audit.lost);
+    out.gauge(
+        "tidegate_audit_writable",
+        "1 where the audit log can be written.",
+    )
+    .sample(&[], u8::from(audit.error.is_none()));
+    out.gauge(
+        "tidegate_audit_broken",
+        "1 where the audit log that the start found did not hold, and was set aside.",
+    )
+    .sample(&[], u8::from(audit.broken.is_some()));
 }
 
 /// The metrics that every Prometheus client calls by these names. What `/proc` does not tell is left out.

@@ -80,6 +80,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/api/v1/modules", get(api::modules)),
         ("/api/v1/alarms", get(api::alarms)),
         ("/api/v1/alarms/stale", get(api::stale_series)),
+        ("/api/v1/audit", get(api::audit)),
     ];
     routes.extend(
         [

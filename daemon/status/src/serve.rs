@@ -5,8 +5,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,7 +17,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::guard;
+use crate::action::Caller;
+use crate::guard::{self, Client, Refusals};
 
 /// Connections at a time. Further ones wait in the kernel's queue until one ends, so that viewers can take
 /// neither memory nor file descriptors from the data path.
@@ -47,6 +50,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 pub async fn serve(
     listener: TcpListener,
     router: Router,
+    refusals: Refusals,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let router = if listener.local_addr()?.ip().is_loopback() {
@@ -54,7 +58,7 @@ pub async fn serve(
     } else {
         router
     };
-    answer(listener, router, CONNECTION_TIME, shutdown).await;
+    answer(listener, router, refusals, CONNECTION_TIME, shutdown).await;
     Ok(())
 }
 
@@ -63,9 +67,10 @@ pub async fn serve(
 pub async fn serve_control(
     listener: UnixListener,
     router: Router,
+    refusals: Refusals,
     shutdown: impl Future<Output = ()>,
 ) {
-    answer(listener, router, CONTROL_TIME, shutdown).await;
+    answer(listener, router, refusals, CONTROL_TIME, shutdown).await;
 }
 
 /// Where connections come from.
@@ -74,6 +79,9 @@ trait Accept {
 
     /// The next connection. Can be cancelled.
     fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Who made a connection.
+    fn client(stream: &Self::Stream) -> Client;
 }
 
 impl Accept for TcpListener {
@@ -81,6 +89,13 @@ impl Accept for TcpListener {
 
     async fn next(&self) -> io::Result<TcpStream> {
         Ok(self.accept().await?.0)
+    }
+
+    fn client(stream: &TcpStream) -> Client {
+        Client::Page(match stream.peer_addr() {
+            Ok(address) => address.ip().to_string(),
+            Err(_) => "unknown".to_owned(),
+        })
     }
 }
 
@@ -90,14 +105,26 @@ impl Accept for UnixListener {
     async fn next(&self) -> io::Result<UnixStream> {
         Ok(self.accept().await?.0)
     }
+
+    fn client(stream: &UnixStream) -> Client {
+        Client::Control(match stream.peer_cred() {
+            Ok(peer) => Caller {
+                uid: peer.uid(),
+                pid: peer.pid(),
+            },
+            Err(_) => Caller::UNKNOWN,
+        })
+    }
 }
 
-async fn answer(
-    listener: impl Accept,
+async fn answer<A: Accept>(
+    listener: A,
     router: Router,
+    refusals: Refusals,
     most: Duration,
     shutdown: impl Future<Output = ()>,
 ) {
+    let router = router.layer(from_fn_with_state(refusals, guard::refusals));
     let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -108,7 +135,9 @@ async fn answer(
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.next(), if connections.len() < CONNECTIONS => match accepted {
                 Ok(stream) => {
-                    connections.spawn(connection(stream, router.clone(), most, stopped.clone()));
+                    let client = A::client(&stream);
+                    let router = router.clone();
+                    connections.spawn(connection(stream, client, router, most, stopped.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the status server could not accept a connection");
@@ -127,17 +156,27 @@ async fn answer(
 /// One connection, from its first request to its end.
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    client: Client,
     router: Router,
     most: Duration,
     mut stopped: watch::Receiver<()>,
 ) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        let extensions = request.extensions_mut();
+        if let Client::Control(caller) = client {
+            extensions.insert(caller);
+        }
+        extensions.insert(client.clone());
+        router.call(request)
+    });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME)
             .max_buf_size(HEADER_BYTES)
             .max_headers(HEADER_FIELDS)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+            .serve_connection(TokioIo::new(stream), service)
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),

@@ -108,6 +108,7 @@ pub(crate) fn judge(
     findings.extend(modules(snapshot));
     findings.extend(unsigned(snapshot));
     findings.extend(deploy(snapshot));
+    findings.extend(audit(snapshot));
     let found = !findings.is_empty();
     findings.extend(gateway(snapshot, ready, found));
     // Stable: within a level the order above stays, which is that of the damage done.
@@ -542,6 +543,49 @@ fn deploy(snapshot: &Snapshot) -> Option<Finding> {
         hint,
         anchor: "#deploy".to_owned(),
     })
+}
+
+/// That what happens cannot be proven later.
+fn audit(snapshot: &Snapshot) -> Vec<Finding> {
+    let Some(audit) = &snapshot.audit else {
+        return Vec::new();
+    };
+    let mut findings = Vec::new();
+    let mut warn = |what: &str, detail: String, hint: &str| {
+        findings.push(Finding {
+            level: Level::Warn,
+            what: what.to_owned(),
+            detail,
+            hint: hint.to_owned(),
+            anchor: "#audit".to_owned(),
+        });
+    };
+    if let Some(error) = &audit.error {
+        warn(
+            "The audit log cannot be written",
+            format!(
+                "{} {} of entries wait.",
+                sentence(error),
+                whole(audit.waiting)
+            ),
+            "Data goes on. What somebody asks for is refused until the disk is well.",
+        );
+    }
+    if audit.lost > 0 {
+        warn(
+            "Entries of the audit log were lost",
+            format!("{} could not wait any longer.", whole(audit.lost)),
+            "The log itself says how many. Find out why it could not be written.",
+        );
+    }
+    if let Some(broken) = &audit.broken {
+        warn(
+            "The audit log did not hold at the start",
+            sentence(broken),
+            "It was set aside in the state directory, and a new one goes on. Find out who wrote there.",
+        );
+    }
+    findings
 }
 
 fn gateway(snapshot: &Snapshot, ready: &Readiness, found: bool) -> Vec<Finding> {

@@ -32,6 +32,12 @@ pub trait View: Send + Sync + 'static {
         self.snapshot().alarms.stale_items.clone()
     }
 
+    /// Entries of the audit log in front of a number, newest first. Blocks for as long as reading takes.
+    ///
+    /// # Errors
+    /// Why it cannot be read, for a person.
+    fn audit(&self, before: Option<u64>, most: usize) -> Result<Vec<serde_json::Value>, String>;
+
     /// Whether the gateway does its work: sources subscribed or backing off, store healthy, filters loaded. It
     /// never depends on the cloud.
     fn ready(&self) -> Readiness;
@@ -72,6 +78,8 @@ pub struct Snapshot {
     pub modules: Vec<ModuleStatus>,
     /// Modules over the air; `None` where `[deploy]` is not configured.
     pub deploy: Option<DeployStatus>,
+    /// The audit log; `None` while the gateway waits for its store.
+    pub audit: Option<AuditStatus>,
     /// Alarms and silent series.
     pub alarms: AlarmsStatus,
     /// Commands from the cloud.
@@ -746,6 +754,33 @@ pub struct DeployModule {
     pub sbom: Option<String>,
     /// Of its provenance, where there is one.
     pub provenance: Option<String>,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AuditStatus {
+    /// The fingerprint of the key that signs it.
+    pub key: String,
+    /// The number of the first entry that is kept.
+    pub first: u64,
+    /// The number of the last one.
+    pub last: u64,
+    /// Its hash.
+    pub hash: String,
+    /// When it was made, milliseconds since the epoch.
+    pub time: i64,
+    /// Bytes of all entries.
+    pub bytes: u64,
+    /// Entries that wait until the log can be written.
+    pub waiting: u64,
+    /// Entries that were lost since the start.
+    pub lost: u64,
+    /// Since when the log cannot be written, milliseconds since the epoch.
+    pub failing_since: Option<i64>,
+    /// Why.
+    pub error: Option<String>,
+    /// Why the log that this start found was set aside.
+    pub broken: Option<String>,
 }
 
 /// Commands from the cloud.

@@ -15,7 +15,9 @@ use serde_json::Value;
 use tidegate_domain::ledger::SourceCounts;
 use tidegate_domain::quarantine::{Action, Selection};
 use tidegate_status::view::*;
-use tidegate_status::{Actions, Refused, control_router, router, serve};
+use tidegate_status::{
+    Actions, Caller, Client, Refusals, Refused, RefusedRequest, control_router, router, serve,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -70,7 +72,7 @@ fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> Request<Body
     request.body(Body::empty()).unwrap()
 }
 
-const KINDS: [(&str, &str); 16] = [
+const KINDS: [(&str, &str); 17] = [
     ("/", "text/html; charset=utf-8"),
     ("/healthz", "text/plain; charset=utf-8"),
     ("/readyz", "text/plain; charset=utf-8"),
@@ -83,6 +85,7 @@ const KINDS: [(&str, &str); 16] = [
     ("/api/v1/modules", "application/json"),
     ("/api/v1/alarms", "application/json"),
     ("/api/v1/alarms/stale", "application/json"),
+    ("/api/v1/audit", "application/json"),
     ("/api/v1/openapi.json", "application/json"),
     ("/assets/tidegate.css", "text/css; charset=utf-8"),
     ("/assets/tidegate.js", "text/javascript; charset=utf-8"),
@@ -132,6 +135,60 @@ async fn what_the_client_has_is_not_sent_again() {
         check("\"old\"", StatusCode::OK).await;
     }
     assert_eq!(get(rich(), "/").await.header("cache-control"), "no-store");
+}
+
+#[tokio::test]
+async fn the_audit_log_comes_in_pages_newest_first() {
+    let numbers = |answer: &Answer| -> Vec<u64> {
+        let answer = answer.json();
+        let items = answer["items"].as_array().unwrap().iter();
+        items
+            .map(|entry| entry["number"].as_u64().unwrap())
+            .collect()
+    };
+    let first = get(rich(), "/api/v1/audit").await;
+    assert_eq!(numbers(&first), (115..=214).rev().collect::<Vec<_>>());
+    assert_eq!(first.json()["next"], 115);
+    let last = get(rich(), "/api/v1/audit?before=15&limit=20").await;
+    assert_eq!(numbers(&last), (1..15).rev().collect::<Vec<_>>());
+    assert_eq!(last.json()["next"], Value::Null);
+    let wrong = get(rich(), "/api/v1/audit?before=x").await;
+    assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
+    let unreadable = Picture {
+        stopped: Some("the audit log cannot be read".to_owned()),
+        ..rich()
+    };
+    let none = get(unreadable, "/api/v1/audit").await;
+    assert_eq!(none.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(none.json()["detail"], "the audit log cannot be read");
+}
+
+#[tokio::test]
+async fn an_audit_log_that_fails_is_said_and_counted() {
+    let mut picture = rich();
+    let audit = picture.snapshot.audit.as_mut().unwrap();
+    audit.error = Some("No space left on device".to_owned());
+    audit.waiting = 7;
+    audit.lost = 2;
+    audit.broken = Some("entries 4 to 9 are missing".to_owned());
+    let metrics = get(picture.clone(), "/metrics").await.text;
+    for line in [
+        "tidegate_audit_writable 0\n",
+        "tidegate_audit_waiting 7\n",
+        "tidegate_audit_lost_total 2\n",
+        "tidegate_audit_broken 1\n",
+        "tidegate_audit_entries_total 214\n",
+    ] {
+        assert!(metrics.contains(line), "{line} {metrics}");
+    }
+    let page = get(picture, "/").await.text;
+    for part in [
+        "The audit log cannot be written",
+        "Entries of the audit log were lost",
+        "entries 4 to 9 are missing",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
 }
 
 #[tokio::test]
@@ -405,21 +462,24 @@ struct Clerk;
 impl Actions for Clerk {
     fn try_out(
         &self,
+        _by: Caller,
         request: tidegate_status::TryRequest,
-    ) -> Result<tokio::sync::mpsc::Receiver<Value>, Refused> {
-        if request.pipeline != "p" {
-            return Err(Refused::Missing("no such pipeline".to_owned()));
-        }
-        let (lines, told) = tokio::sync::mpsc::channel(2);
-        let line = serde_json::json!({ "bytes": request.component.len() });
-        lines.try_send(line).unwrap();
-        lines
-            .try_send(serde_json::json!({ "state": "judged" }))
-            .unwrap();
-        Ok(told)
+    ) -> tidegate_status::Answer<'_, tokio::sync::mpsc::Receiver<Value>> {
+        Box::pin(async move {
+            if request.pipeline != "p" {
+                return Err(Refused::Missing("no such pipeline".to_owned()));
+            }
+            let (lines, told) = tokio::sync::mpsc::channel(2);
+            let line = serde_json::json!({ "bytes": request.component.len() });
+            lines.try_send(line).unwrap();
+            lines
+                .try_send(serde_json::json!({ "state": "judged" }))
+                .unwrap();
+            Ok(told)
+        })
     }
 
-    fn roll_back(&self, module: String) -> tidegate_status::Answer<'_> {
+    fn roll_back(&self, _by: Caller, module: String) -> tidegate_status::Answer<'_> {
         Box::pin(async move {
             match module.as_str() {
                 "scale" => Ok(serde_json::json!({ "module": module, "pipelines": ["p"] })),
@@ -428,7 +488,7 @@ impl Actions for Clerk {
         })
     }
 
-    fn update(&self, from: Option<std::path::PathBuf>) -> tidegate_status::Answer<'_> {
+    fn update(&self, _by: Caller, from: Option<std::path::PathBuf>) -> tidegate_status::Answer<'_> {
         Box::pin(async move {
             match from {
                 Some(_) => Err(Refused::Request("metadata/root.json: no".to_owned())),
@@ -437,7 +497,12 @@ impl Actions for Clerk {
         })
     }
 
-    fn quarantine(&self, action: Action, selection: Selection) -> tidegate_status::Answer<'_> {
+    fn quarantine(
+        &self,
+        _by: Caller,
+        action: Action,
+        selection: Selection,
+    ) -> tidegate_status::Answer<'_> {
         Box::pin(async move {
             match selection.ids[..] {
                 [1] => Ok(serde_json::json!({
@@ -448,7 +513,11 @@ impl Actions for Clerk {
         })
     }
 
-    fn acknowledge(&self, request: tidegate_domain::alarm::Request) -> tidegate_status::Answer<'_> {
+    fn acknowledge(
+        &self,
+        _by: Caller,
+        request: tidegate_domain::alarm::Request,
+    ) -> tidegate_status::Answer<'_> {
         Box::pin(async move {
             request.selection().map_err(Refused::Request)?;
             Ok(serde_json::json!({ "acknowledged": 2 }))
@@ -767,6 +836,9 @@ async fn a_view_that_panics_is_a_500() {
         fn ledger(&self) -> Arc<tidegate_domain::Ledger> {
             Arc::default()
         }
+        fn audit(&self, _: Option<u64>, _: usize) -> Result<Vec<Value>, String> {
+            Ok(Vec::new())
+        }
         fn ready(&self) -> Readiness {
             Readiness::default()
         }
@@ -799,7 +871,10 @@ async fn a_loopback_listener_answers_local_names_alone_and_drains() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(listener, router(Arc::new(rich())), async {
+    let refused = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = Arc::clone(&refused);
+    let refusals: Refusals = Arc::new(move |request| told.lock().unwrap().push(request));
+    let server = tokio::spawn(serve(listener, router(Arc::new(rich())), refusals, async {
         stopped.await.unwrap();
     }));
     let check = async |request: &str, status: &str| {
@@ -816,6 +891,25 @@ async fn a_loopback_listener_answers_local_names_alone_and_drains() {
     check(&target, "HTTP/1.1 421").await;
     let old = "GET /healthz HTTP/1.0\r\n\r\n";
     check(old, "HTTP/1.0 200").await;
+
+    let posted = format!("POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n{close}");
+    check(&posted, "HTTP/1.1 405").await;
+    let nothing = format!("GET /nothing HTTP/1.1\r\nhost: localhost\r\n{close}");
+    check(&nothing, "HTTP/1.1 404").await;
+    let refusal = |method: &str, path: &str, status| RefusedRequest {
+        client: Client::Page("127.0.0.1".to_owned()),
+        method: method.to_owned(),
+        path: path.to_owned(),
+        status,
+    };
+    assert_eq!(
+        *refused.lock().unwrap(),
+        [
+            refusal("GET", "/api/v1/status", 421),
+            refusal("GET", "/", 421),
+            refusal("POST", "/", 405),
+        ]
+    );
 
     // An idle connection does not hold up the end; one that is open is closed, and no further one is taken.
     let mut idle = TcpStream::connect(address).await.unwrap();

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use tidegate_audit::Key;
 use tidegate_store as store;
 
 use super::{DONE, FAILURE, Failure, Site, say, say_json};
 use crate::config::Config;
-use crate::{clock, wiring};
+use crate::{audit, clock, wiring};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -146,6 +147,7 @@ impl Doctor {
         self.files();
         self.space();
         self.set_aside();
+        self.audit();
         if self.layout() {
             self.integrity(holder);
             self.ledger();
@@ -256,6 +258,9 @@ impl Doctor {
                 "modules",
                 "device-secret",
                 "control.sock",
+                "deploy",
+                "audit",
+                "identity",
             ]
             .iter()
             .any(|known| name.starts_with(known));
@@ -343,6 +348,38 @@ impl Doctor {
                 "no space is kept back: the disk was full",
                 "it is kept back again as soon as there is room",
             );
+        }
+    }
+
+    /// Whether what was done can still be proven.
+    fn audit(&mut self) {
+        let key = match Key::load(&audit::identity_dir(&self.dir)) {
+            Ok(Some(key)) => key.public(),
+            Ok(None) => {
+                let what = "the gateway has no key pair yet: it is made at the next start";
+                return self.add(Level::Note, "audit", what, "");
+            }
+            Err(error) => return self.add(Level::Bad, "audit", error.to_string(), ""),
+        };
+        match tidegate_audit::verify(&audit::dir(&self.dir), Some(&key), None, |_| {}) {
+            Ok((found, _)) => {
+                let what = format!("entries {} to {} hold", found.first, found.last);
+                self.add(Level::Good, "audit", what, "");
+                for (number, why) in found.breaks {
+                    self.add(
+                        Level::Warn,
+                        "audit",
+                        format!("the log began anew at entry {number}: {why}"),
+                        "what was before lies beside it; find out who wrote there",
+                    );
+                }
+            }
+            Err(fault) => self.add(
+                Level::Bad,
+                "audit",
+                fault.to_string(),
+                "keep a copy of the directory as it is, and find out who wrote there",
+            ),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod alarm;
+mod audit;
 mod check;
 mod compile;
 #[cfg(feature = "demo")]
@@ -66,6 +67,9 @@ enum Command {
     /// See which alarms hold
     #[command(subcommand)]
     Alarm(alarm::Command),
+    /// Print, prove and export what was done to the gateway, and by whom
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Print the readings that are kept on the device, by series and time
     History(history::Arguments),
     /// Look into what was set aside; replay or drop it
@@ -134,6 +138,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Alarm(command) => alarm::run(&command),
+        Command::Audit(command) => audit::run(&command),
         Command::History(arguments) => history::run(&arguments),
         Command::Quarantine(command) => quarantine::run(&command),
         Command::Module(command) => module::run(&command),
@@ -152,6 +157,14 @@ impl Site {
     /// code 78.
     fn load(&self) -> Result<Config, Failure> {
         self.accept(config::load(&self.config, std::env::vars_os()))
+    }
+
+    /// Where the state is: as given, else as configured.
+    fn state_dir(&self) -> Result<PathBuf, Failure> {
+        match &self.state_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(self.load()?.gateway.state_dir),
+        }
     }
 
     /// Loads the configuration for running it: the modules that it names must be there and take their settings.

@@ -27,9 +27,9 @@ use std::path::Path;
 
 pub(crate) use bounds::Limits;
 pub(crate) use model::{
-    Broker, ClockTrust, Config, Decode, Deploy, EventTime, Filter, Full, Identity, IdentityBy,
-    Modules, MqttSource, MqttVersion, OnFailure, Pipeline, Policy, Repository, Route, Secret, Send,
-    SerialSource, Source, SourceKind, TimeUnit, Uplink,
+    Broker, ClockTrust, Config, Decode, Deploy, EventTime, Filter, From, Full, Identity,
+    IdentityBy, Modules, MqttSource, MqttVersion, OnFailure, Pipeline, Policy, Repository, Route,
+    Secret, Send, SerialSource, Source, SourceKind, TimeUnit, Uplink,
 };
 pub(crate) use report::Problems;
 pub(crate) use source::CORRELATION_DATA;

@@ -17,6 +17,7 @@ use tidegate_status::View;
 use tidegate_store::Store;
 use tokio::sync::mpsc;
 
+use crate::audit::Audit;
 use crate::log::RecentErrors;
 use crate::observe::Observer;
 use crate::{clock, gateway, wiring};
@@ -92,7 +93,8 @@ async fn demonstrate(
     let (told, mut summaries) = mpsc::channel(WAITING);
     wiring::make_state_dir(&config.gateway.state_dir)?;
     let store = Store::open(gateway::store_config(&config)?, clock::now())?;
-    let mut gateway = wiring::start(&Arc::new(config), store, listener, recent)?;
+    let audit = Audit::start(&config.gateway.state_dir, &config.gateway.id)?;
+    let mut gateway = wiring::start(&Arc::new(config), store, listener, recent, &audit)?;
     let observer = Arc::clone(gateway.observer());
     let mut sensors = tokio::spawn(sensors::run(port));
     let mut receiver = tokio::spawn(sensors::receive(

@@ -324,6 +324,7 @@ impl View for Observer {
             uplinks,
             modules: self.modules(),
             deploy: self.deploy.as_ref().map(deploy::Handle::status),
+            audit: Some(self.audit.status()),
             alarms: Self::alarms(&observed.stats),
             commands: self.commands(&observed.stats.commands),
             quarantine_total: ledger
@@ -358,6 +359,11 @@ impl View for Observer {
     fn stale_series(&self) -> Vec<view::StaleRow> {
         let stale = Arc::clone(&lock(&self.observed).stats.alarms.stale_series);
         stale.iter().map(stale_row).collect()
+    }
+
+    fn audit(&self, before: Option<u64>, most: usize) -> Result<Vec<serde_json::Value>, String> {
+        let entries = self.audit.newest(before, most);
+        entries.map_err(|error| format!("the audit log cannot be read: {error}"))
     }
 
     fn ready(&self) -> Readiness {

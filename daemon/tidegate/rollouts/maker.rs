@@ -17,6 +17,7 @@ use tidegate_pipeline::{
 use tidegate_store::Recovered;
 
 use super::{Step, lock};
+use crate::audit::{self, Audit};
 use crate::config::{self, Config};
 use crate::kept::Kept;
 use crate::{clock, gateway, modules};
@@ -27,6 +28,7 @@ pub(crate) struct Maker<'a> {
     pub(crate) engine: &'a Runtime,
     pub(crate) kept: &'a Kept,
     pub(crate) loaded: &'a Mutex<BTreeMap<String, Arc<LoadedModule>>>,
+    pub(crate) audit: &'a Audit,
 }
 
 /// Modules by the names in the configuration.
@@ -73,6 +75,9 @@ impl Maker<'_> {
             "loaded {}",
             gateway::code(loaded.code_origin())
         );
+        if loaded.origin == Origin::Local {
+            audit::unsigned(self.audit, &loaded);
+        }
         lock(self.loaded).insert(digest.as_str().to_owned(), Arc::clone(&loaded));
         Ok(loaded)
     }
@@ -253,6 +258,7 @@ impl Maker<'_> {
         let Some(mut record) = recovered.rollouts.get(name).cloned() else {
             let active = self.wanted(index, found, &state)?;
             let record = Record::new(active.chain());
+            audit::first(self.audit, name, &record.active);
             let lane = Lane::new(active, record, None, Instant::now());
             let change = lane.recorded();
             return Ok((lane, vec![change]));

@@ -40,6 +40,16 @@ impl View for Picture {
         Arc::new(self.ledger.clone())
     }
 
+    fn audit(&self, before: Option<u64>, most: usize) -> Result<Vec<serde_json::Value>, String> {
+        self.healthy()?;
+        let last = self.snapshot.audit.as_ref().map_or(0, |audit| audit.last);
+        let from = before.map_or(last, |before| before.saturating_sub(1));
+        let entries = (1..=from).rev().take(most);
+        Ok(entries
+            .map(|number| serde_json::json!({ "number": number, "action": "daemon.started" }))
+            .collect())
+    }
+
     fn ready(&self) -> Readiness {
         self.readiness.clone()
     }
@@ -552,6 +562,15 @@ pub(crate) fn rich() -> Picture {
                 provenance: None,
             }],
             ..DeployStatus::default()
+        }),
+        audit: Some(AuditStatus {
+            key: "9a0c1f6d".repeat(8),
+            first: 1,
+            last: 214,
+            hash: "5be3d210".repeat(8),
+            time: now - 3_640_000,
+            bytes: 128_400,
+            ..AuditStatus::default()
         }),
         modules: [
             ("anomaly", true, 18_204),
