@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use support::{Site, can, components, tidegate};
+use support::{Daemon, Site, can, components, tidegate};
 
 /// A repository with its keys, and what is done to it.
 struct Publisher {
@@ -871,4 +871,204 @@ fn the_readme_s_way_to_publish_works_as_typed() {
         parsed(&files["channels/stable.json"])["modules"]["range"]["version"],
         "1.0.0"
     );
+}
+
+/// Types at a terminal; see `tests/terminal.py`.
+fn typed(publisher: &Publisher, answers: &[&str], arguments: &[&str]) -> Value {
+    let output = Command::new("python3")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/terminal.py"))
+        .args(answers)
+        .args(["--", env!("CARGO_BIN_EXE_tidegate"), "repo"])
+        .args(arguments)
+        .current_dir(publisher.site.path(""))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_passphrase_is_asked_for_at_the_terminal_and_never_shown() {
+    let publisher = Publisher {
+        site: Site::new(),
+        at: None,
+    };
+    let init = ["init", "repo", "--keys", "keys", "--ask-passphrase"];
+    let secret = "correct horse";
+    // Nobody to ask; two that differ; given up; nothing typed. Nothing is made.
+    let mut alone = publisher.command("init", &["--ask-passphrase"]);
+    let alone = alone.stdin(Stdio::null()).output().unwrap();
+    assert!(
+        said(&alone).contains("there is no terminal"),
+        "{}",
+        said(&alone)
+    );
+    for (answers, words) in [
+        (&[secret, "correct hoarse"][..], "not the same"),
+        (&["cor\\x03"], "no passphrase was typed"),
+        (&["", ""], "protects no key"),
+    ] {
+        let session = typed(&publisher, answers, &init);
+        assert_eq!(session["code"], 1, "{session}");
+        assert!(
+            session["shown"].as_str().unwrap().contains(words),
+            "{session}"
+        );
+        assert_eq!(session["end"], true, "the terminal is as it was: {session}");
+        assert!(!publisher.site.path("keys").exists(), "{words}");
+    }
+    let session = typed(&publisher, &[secret, secret], &init);
+    assert_eq!(
+        (&session["code"], &session["echo"]),
+        (&0.into(), &json!([false, false])),
+        "{session}"
+    );
+    let shown = |session: &Value| session["shown"].as_str().unwrap().to_owned();
+    assert!(!shown(&session).contains(secret), "{session}");
+    // It is the passphrase: openssl reads the key by it.
+    let key = &publisher.keys("targets")[0];
+    let mut openssl = Command::new("openssl");
+    openssl
+        .args(["pkey", "-noout", "-passin"])
+        .arg(format!("pass:{secret}"));
+    assert!(openssl.arg("-in").arg(key).status().unwrap().success());
+
+    // An encrypted key asks once for all, and new keys get the same.
+    let rotate = ["rotate", "repo", "--keys", "keys", "--role", "targets"];
+    let session = typed(&publisher, &[secret], &rotate);
+    assert_eq!(
+        (&session["code"], &session["echo"]),
+        (&0.into(), &json!([false])),
+        "{session}"
+    );
+    assert!(
+        !shown(&session).contains(secret) && shown(&session).contains("passphrase of keys/root-"),
+        "{session}"
+    );
+    for key in publisher.keys("targets") {
+        assert!(fs::read_to_string(key).unwrap().contains("ENCRYPTED"));
+    }
+    let session = typed(&publisher, &["wrong"], &rotate);
+    assert!(shown(&session).contains("another passphrase"), "{session}");
+    assert_eq!(
+        (&session["code"], &session["end"]),
+        (&1.into(), &true.into())
+    );
+    publisher.fails(
+        "refresh",
+        &[],
+        &["encrypted", "--passphrase-file", "terminal"],
+    );
+}
+
+/// The gateway is a second client beside python-tuf: tough, through the device's own code and commands.
+#[test]
+fn a_gateway_takes_what_the_publisher_put_out_and_lists_what_it_is_made_of() {
+    let publisher = Publisher::new();
+    let added = publisher.add("range", "9.0.0");
+    publisher.works("publish", &["--channel", "stable"]);
+    let server = Server::start(&publisher.site.path("repo"));
+    let first_root = publisher.site.path("root.json");
+    fs::copy(publisher.root(), &first_root).unwrap();
+    let config = publisher.site.write(
+        "tidegate.toml",
+        &format!(
+            "[gateway]\nid = \"gw-test\"\nstate-dir = \"{}\"\n[deploy]\nrepository = \"http://127.0.0.1:{}/\"\n\
+             root = \"{}\"\npoll = \"7d\"\n",
+            publisher.site.path("state").display(),
+            server.port,
+            first_root.display()
+        ),
+    );
+    let mut daemon = Daemon::start(&config);
+    let module = |arguments: &[&str]| {
+        let mut module = tidegate();
+        module.env(
+            "TIDEGATE__STATUS__LISTEN",
+            format!("\"127.0.0.1:{}\"", daemon.http),
+        );
+        module
+            .arg("module")
+            .args(arguments)
+            .arg("--config")
+            .arg(&config);
+        module.output().unwrap()
+    };
+    let update = || {
+        let output = module(&["update", "--json"]);
+        assert!(output.status.success(), "{}", said(&output));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        answer
+    };
+    assert!(said(&module(&["list", "--sbom"])).contains("nothing of the channel is here yet"));
+    let answer = update();
+    assert_eq!(
+        (&answer["epoch"], &answer["news"]),
+        (&1.into(), &true.into()),
+        "{answer}"
+    );
+    assert_eq!(answer["modules"][0]["version"], "9.0.0");
+    assert_eq!(answer["modules"][0]["digest"], added["digest"]);
+
+    // The bill of materials is the one that was published, byte by byte.
+    let output = module(&["list", "--sbom", "--json"]);
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (item, bill) = (&listed["items"][0], &listed["items"][0]["bill"]);
+    assert_eq!(
+        (&item["name"], &item["digest"]),
+        (&"range".into(), &added["digest"])
+    );
+    assert_eq!(bill["bomFormat"], "CycloneDX", "{listed}");
+    let about = &bill["metadata"]["component"];
+    let hash = format!("sha256:{}", about["hashes"][0]["content"].as_str().unwrap());
+    assert_eq!(added["digest"], *hash);
+    let text = said(&module(&["list", "--sbom"]));
+    for part in [
+        "range 9.0.0",
+        "world     ",
+        "contains  ",
+        "made by   wit-component",
+        "import    tidegate:module/",
+    ] {
+        assert!(text.contains(part), "`{part}` is not in {text}");
+    }
+    // A bill that was changed on the device is none.
+    let digest = item["sbom"].as_str().unwrap().trim_start_matches("sha256:");
+    let kept = publisher.site.path("state/deploy/files").join(digest);
+    let sound = fs::read(&kept).unwrap();
+    fs::write(&kept, [&sound[..], b" "].concat()).unwrap();
+    let changed = module(&["list", "--sbom"]);
+    assert!(
+        !changed.status.success() && said(&changed).contains("gone or damaged"),
+        "{}",
+        said(&changed)
+    );
+
+    // New keys for everybody, a new version, the same gateway with the root of the beginning. What was missing comes again.
+    for role in ["root", "targets", "snapshot", "timestamp", "root"] {
+        publisher.works("rotate", &["--role", role]);
+    }
+    publisher.add("range", "9.1.0");
+    publisher.add("deadband", "9.0.0");
+    publisher.works("publish", &["--channel", "stable"]);
+    let answer = update();
+    assert_eq!(
+        (&answer["epoch"], &answer["news"]),
+        (&2.into(), &true.into()),
+        "{answer}"
+    );
+    let versions: Vec<&Value> = answer["modules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| &m["version"])
+        .collect();
+    assert_eq!(versions, ["9.0.0", "9.1.0"]);
+    assert_eq!(update()["news"], false);
+    let text = said(&module(&["list", "--sbom"]));
+    assert!(
+        text.contains("range 9.1.0") && text.contains("deadband 9.0.0"),
+        "{text}"
+    );
+    assert_eq!(daemon.stop(), 0);
 }

@@ -3,6 +3,7 @@
 //!
 //! A key of a role lies in `<role>-<first eight digits of its id>.pem`; so it is found without the passphrase.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -33,6 +34,20 @@ const SEED_BYTES: usize = 32;
 pub struct Passphrase(Zeroizing<String>);
 
 impl Passphrase {
+    /// As somebody typed it.
+    ///
+    /// # Errors
+    /// There is nothing in it.
+    pub fn new(text: String) -> Result<Self, Error> {
+        let text = Zeroizing::new(text);
+        match text.is_empty() {
+            true => Err(Error::Value(
+                "an empty passphrase protects no key".to_owned(),
+            )),
+            false => Ok(Self(text)),
+        }
+    }
+
     /// The first line of a file.
     ///
     /// # Errors
@@ -97,8 +112,13 @@ impl Signer {
 /// The directories that keys lie in. New ones go into the first.
 pub struct KeyStore {
     dirs: Vec<PathBuf>,
-    passphrase: Option<Passphrase>,
+    /// Given, or asked for when the first key needed it.
+    passphrase: OnceCell<Passphrase>,
+    ask: Option<Ask>,
 }
+
+/// Asks somebody for the passphrase of a key, whose file is named.
+type Ask = Box<dyn Fn(&Path) -> Result<Passphrase, Error>>;
 
 impl KeyStore {
     /// For a key that is named by its file.
@@ -106,7 +126,17 @@ impl KeyStore {
     pub fn without_dirs(passphrase: Option<Passphrase>) -> Self {
         Self {
             dirs: Vec::new(),
-            passphrase,
+            passphrase: passphrase.map(OnceCell::from).unwrap_or_default(),
+            ask: None,
+        }
+    }
+
+    /// With somebody to ask where a key is encrypted and no passphrase was given; once, for all keys.
+    #[must_use]
+    pub fn asking(self, ask: impl Fn(&Path) -> Result<Passphrase, Error> + 'static) -> Self {
+        Self {
+            ask: Some(Box::new(ask)),
+            ..self
         }
     }
 
@@ -118,7 +148,10 @@ impl KeyStore {
                 "no directory of keys is named; add --keys".to_owned(),
             ));
         }
-        Ok(Self { dirs, passphrase })
+        Ok(Self {
+            dirs,
+            ..Self::without_dirs(passphrase)
+        })
     }
 
     /// Makes a new key of a role and puts it down. The public part and the file's name.
@@ -243,18 +276,13 @@ impl KeyStore {
         let (label, document) = SecretDocument::from_pem(text).map_err(|_| unreadable())?;
         let document = match label {
             EncryptedPrivateKeyInfoOwned::PEM_LABEL => {
-                let Some(passphrase) = &self.passphrase else {
-                    return Err(Error::key(
-                        path,
-                        "it is encrypted; name the file of its passphrase by --passphrase-file",
-                    ));
-                };
+                let passphrase = self.passphrase_of(path)?;
                 let encrypted: EncryptedPrivateKeyInfoOwned =
                     document.decode_msg().map_err(|_| unreadable())?;
                 encrypted.decrypt(passphrase.0.as_bytes()).map_err(|_| {
                     Error::key(
                         path,
-                        "it has another passphrase than the one in --passphrase-file",
+                        "it has another passphrase than the one that was given",
                     )
                 })?
             }
@@ -273,11 +301,26 @@ impl KeyStore {
         Signer::from_seed(seed).ok_or_else(unreadable)
     }
 
+    fn passphrase_of(&self, path: &Path) -> Result<&Passphrase, Error> {
+        if self.passphrase.get().is_none()
+            && let Some(ask) = &self.ask
+        {
+            let asked = ask(path)?;
+            return Ok(self.passphrase.get_or_init(|| asked));
+        }
+        self.passphrase.get().ok_or_else(|| {
+            Error::key(
+                path,
+                "it is encrypted; name the file of its passphrase by --passphrase-file, or begin this at a terminal",
+            )
+        })
+    }
+
     fn to_pem(&self, seed: &[u8], path: &Path) -> Result<Zeroizing<String>, Error> {
         let failed = |_| Error::key(path, "it could not be written as PKCS#8");
         let der = Zeroizing::new([PKCS8_HEAD.as_slice(), seed].concat());
         let document = SecretDocument::try_from(der.as_slice()).map_err(failed)?;
-        let Some(passphrase) = &self.passphrase else {
+        let Some(passphrase) = self.passphrase.get() else {
             return document
                 .to_pem("PRIVATE KEY", LineEnding::LF)
                 .map_err(failed);

@@ -16,6 +16,8 @@ mod rehearse;
 mod repo;
 mod run;
 mod status;
+#[cfg(feature = "publish")]
+mod terminal;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;

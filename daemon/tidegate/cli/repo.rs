@@ -7,12 +7,14 @@ mod sign;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tidegate_publish::{KeyStore, Passphrase, Repository, Role, Standing, Thresholds, Validity};
+use tidegate_publish::{
+    Error, KeyStore, Passphrase, Repository, Role, Standing, Thresholds, Validity,
+};
 
-use super::{DONE, Failure, say, say_json};
+use super::{DONE, Failure, say, say_json, terminal};
 use crate::config::parse_duration;
 
 #[derive(Debug, Subcommand)]
@@ -59,15 +61,67 @@ struct Common {
     /// A directory of key files (repeatable); new keys go into the first
     #[arg(long, value_name = "KEYDIR", required = true)]
     keys: Vec<PathBuf>,
-    /// A file whose first line is the passphrase of the keys
-    #[arg(long, value_name = "FILE")]
-    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    passphrase: OfPassphrase,
     /// How long snapshot and timestamp hold: refresh before that
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = valid_for)]
     valid_for: Duration,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Where the passphrase of keys is. That of an encrypted key is asked for where nothing is named and there is a terminal.
+#[derive(Debug, Args)]
+struct OfPassphrase {
+    /// A file whose first line is the passphrase of the keys
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Ask at the terminal, twice, for a passphrase that new keys get; that of keys that are encrypted is asked for in any case
+    #[arg(long, conflicts_with = "passphrase_file")]
+    ask_passphrase: bool,
+}
+
+impl OfPassphrase {
+    /// A store of keys that knows the passphrase or whom to ask.
+    fn store(
+        &self,
+        make: impl FnOnce(Option<Passphrase>) -> Result<KeyStore, Failure>,
+    ) -> Result<KeyStore, Failure> {
+        let given = match &self.passphrase_file {
+            Some(file) => Some(Passphrase::from_file(file)?),
+            None if self.ask_passphrase => Some(new_passphrase()?),
+            None => None,
+        };
+        let store = make(given)?;
+        Ok(match terminal::is_there() {
+            true => store.asking(|key| {
+                let question = format!("passphrase of {}", key.display());
+                let typed = terminal::ask(&question);
+                Passphrase::new(typed.map_err(|error| Error::Value(no_passphrase(&error)))?)
+            }),
+            false => store,
+        })
+    }
+}
+
+/// Asks for a passphrase that nobody has typed before: twice.
+fn new_passphrase() -> anyhow::Result<Passphrase> {
+    if !terminal::is_there() {
+        bail!(
+            "nobody can be asked for a passphrase, there is no terminal; name a file by --passphrase-file"
+        );
+    }
+    let ask = |question| terminal::ask(question).map_err(|error| anyhow!(no_passphrase(&error)));
+    let first = ask("passphrase of the new keys")?;
+    if ask("the same again")? != first {
+        bail!("the two are not the same; nothing was made");
+    }
+    Ok(Passphrase::new(first)?)
+}
+
+fn no_passphrase(error: &std::io::Error) -> String {
+    format!("no passphrase was typed ({error}); nothing was changed")
 }
 
 #[derive(Debug, Args)]
@@ -195,8 +249,8 @@ struct Report<'a, T> {
 
 impl Common {
     fn keys(&self) -> Result<KeyStore, Failure> {
-        let passphrase = self.passphrase_file.as_deref().map(Passphrase::from_file);
-        Ok(KeyStore::new(self.keys.clone(), passphrase.transpose()?)?)
+        self.passphrase
+            .store(|given| Ok(KeyStore::new(self.keys.clone(), given)?))
     }
 
     fn validity(&self) -> Validity {

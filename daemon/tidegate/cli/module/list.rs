@@ -9,6 +9,8 @@ use super::super::{DONE, Failure, Site, say, say_json, status};
 use crate::factory::FACTORY;
 use crate::time;
 
+mod sbom;
+
 const PATH: &str = "/api/v1/modules";
 
 #[derive(Debug, Args)]
@@ -18,6 +20,9 @@ pub(in crate::cli) struct Arguments {
     /// The running gateway's slots alone; a failure where none answers
     #[arg(long)]
     running: bool,
+    /// What the modules of the channel are made of: the bills of materials (CycloneDX) that came with them
+    #[arg(long, conflicts_with = "running")]
+    sbom: bool,
     /// Print JSON: the manifests of the factory modules, or with --running what /api/v1/modules answers
     #[arg(long)]
     json: bool,
@@ -27,8 +32,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let Arguments {
         site,
         running,
+        sbom,
         json,
     } = arguments;
+    if *sbom {
+        return sbom::run(site, *json);
+    }
     if *running {
         let body = ask(site)?;
         match json {

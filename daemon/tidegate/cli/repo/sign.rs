@@ -6,9 +6,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tidegate_domain::limits::MODULE_FILE_MOST_BYTES;
 use tidegate_pipeline::{Digest, Manifest};
-use tidegate_publish::{By, KeyStore, Passphrase, Role};
+use tidegate_publish::{By, KeyStore, Role};
 
 use super::super::{DONE, Failure, say, say_json};
+use super::OfPassphrase;
 use crate::signed;
 
 #[derive(Debug, Args)]
@@ -24,7 +25,7 @@ pub(in crate::cli) struct Arguments {
     /// The file of the key that signs, an Ed25519 key in PEM (PKCS#8)
     #[arg(long, value_name = "FILE", conflicts_with = "keys")]
     key: Option<PathBuf>,
-    /// A file whose first line is the passphrase of the key
+    /// A file whose first line is the passphrase of the key; without it an encrypted key asks at the terminal
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
     /// Print JSON
@@ -41,14 +42,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let known =
         Manifest::parse(&manifest).with_context(|| format!("{}", manifest_file.display()))?;
     fits(arguments, &known, &component)?;
-    let passphrase = arguments.passphrase_file.as_deref();
-    let passphrase = passphrase.map(Passphrase::from_file).transpose()?;
-    let (store, by) = match &arguments.key {
-        Some(key) => (KeyStore::without_dirs(passphrase), By::File(key.clone())),
-        None => (
-            KeyStore::new(keys.clone(), passphrase)?,
-            By::Role(arguments.role),
-        ),
+    let passphrase = OfPassphrase {
+        passphrase_file: arguments.passphrase_file.clone(),
+        ask_passphrase: false,
+    };
+    let store = passphrase.store(|given| match &arguments.key {
+        Some(_) => Ok(KeyStore::without_dirs(given)),
+        None => Ok(KeyStore::new(keys.clone(), given)?),
+    })?;
+    let by = match &arguments.key {
+        Some(key) => By::File(key.clone()),
+        None => By::Role(arguments.role),
     };
     let signed = store.sign(&by, &component, &manifest, &file.with_extension("sig"))?;
     if arguments.json {
