@@ -484,6 +484,64 @@ fn what_is_unplugged_comes_back_and_disturbs_nobody() {
     assert_eq!(verify(&config).0, 0);
 }
 
+/// What an instrument had begun when the device was opened is no frame, at the start and after each unplugging.
+#[test]
+fn a_line_that_is_opened_in_the_middle_of_a_frame_begins_with_the_next_one() {
+    let site = Site::new();
+    let cloud = Broker::start(&site, "cloud");
+    let collector = Collector::start(cloud.port, "tidegate/#");
+    let mut scale = Cable::plugged(&site, "scale");
+    let asked = Cable::plugged(&site, "asked");
+    let query = "decode = \"text\"\nquery = { text = \"?\", every = \"1h\" }";
+    let config = site_of(
+        &site,
+        &cloud,
+        &[
+            ("scale", scale.source("scale", "decode = \"text\"")),
+            ("asked", asked.source("asked", query)),
+        ],
+    );
+    // The terminals hold what they were sent: it comes with the opening, as from an instrument that never pauses.
+    scale.send(b"2.5\r\n12.5\r\n13.5\r\n");
+    asked.send(b"7.5\n");
+    let mut daemon = Daemon::start(&config);
+    wait_values(&collector, "scale", &[json!(12.5), json!(13.5)]);
+    wait_values(&collector, "asked", &[json!(7.5)]);
+    let unframed = |count: usize| {
+        wait_for("what was cut", || {
+            let rows = quarantine(&config);
+            (rows["items"].as_array()?.len() == count).then_some(rows)
+        })
+    };
+    let rows = unframed(1);
+    let row = &rows["items"][0];
+    assert_eq!(
+        (&row["reason"], &row["source"]),
+        (&json!("unframed"), &json!("scale")),
+        "{rows}"
+    );
+    let detail = row["detail"].as_str().unwrap();
+    assert!(detail.contains("opened in the middle of a frame"), "{rows}");
+    // Whoever sends when the line has been open for a while sends whole lines.
+    scale.send(b"14.5\n");
+    wait_values(
+        &collector,
+        "scale",
+        &[json!(12.5), json!(13.5), json!(14.5)],
+    );
+    scale.unplug();
+    wait_state(&daemon, "scale", "backing-off");
+    scale.plug();
+    scale.send(b"5.5\n15.5\n");
+    let all = [json!(12.5), json!(13.5), json!(14.5), json!(15.5)];
+    wait_for("the line after the cut one", || {
+        (values(&collector, "scale").last() == all.last()).then_some(())
+    });
+    assert!(values(&collector, "scale").starts_with(&all[..3]));
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(verify(&config).0, 0);
+}
+
 /// A line cannot be told to wait: what there is no room for is counted.
 #[test]
 fn what_a_store_that_is_full_cannot_take_is_counted() {

@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval_at, sleep, sleep_until};
 use super::config::SerialConfig;
 use super::framing::{Framer, Heard};
 use super::line::{Line, LineError};
+use super::sys::Counts;
 use crate::source::{
     Activity, Budget, Occurrence, Phase, Received, Reporter, Shared, SourceError, SourceEvent,
     SourceHandle, left, random,
@@ -27,8 +28,18 @@ const PROVED: Duration = Duration::from_secs(10);
 /// How often losses are reported and the driver's counts are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Time between two messages about errors of a line.
+const ERRORS_EVERY: Duration = Duration::from_mins(1);
+
 /// Silence after which garbage waits for no company, where no shorter pause ends frames.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// Bytes that come within this time after the line was opened, and some characters more, are the rest of something that was
+/// on its way before: a USB adapter hands over what it has every 16 ms.
+const CUT: Duration = Duration::from_millis(20);
+
+/// Bits of three characters of a line, at most.
+const CUT_BITS: u64 = 36;
 
 /// Bytes of one read: as many as the kernel holds of a line.
 const READ_BYTES: usize = 4096;
@@ -44,6 +55,7 @@ pub struct SerialSource<T> {
     budget: Budget,
     reporter: Reporter,
     opened: u64,
+    errors: Errors,
 }
 
 /// A serial source that hands its frames to `intake` and what happens to it to `events`.
@@ -66,6 +78,7 @@ pub fn serial<T: From<Received>>(
         budget: Budget::new(),
         reporter: Reporter::new(config.index, events),
         opened: 0,
+        errors: Errors::default(),
         config: Arc::new(config),
     };
     (source, handle)
@@ -168,14 +181,19 @@ impl<T: From<Received> + Send> SerialSource<T> {
         mut line: Line,
         clock: &(impl Fn() -> Arrival + Send + Sync),
     ) -> End {
+        let mut framer = Framer::new(&config.framing, config.longest, config.pause);
+        let mut buffer = vec![0; READ_BYTES];
+        // Before it counts as open: whoever waits for that then sends whole frames.
+        let mut first = rest(config, &line, &mut buffer).await;
+        if first.is_some() {
+            framer.begin_cut();
+        }
         self.opened += 1;
         self.shared.connected(self.opened == 1);
         self.shared.subscribed(Vec::new());
         let device = config.device.display().to_string();
         self.reporter.report(clock(), Occurrence::Opened { device });
 
-        let mut framer = Framer::new(&config.framing, config.longest, config.pause);
-        let mut buffer = vec![0; READ_BYTES];
         let mut output = config.initial.clone();
         let mut ticks = interval_at((Instant::now() + TICK).into(), TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -206,7 +224,7 @@ impl<T: From<Received> + Send> SerialSource<T> {
                 _ = self.phase.changed() => Wake::Phase,
                 _ = ticks.tick() => Wake::Tick,
                 () = next(&mut asks), if reading => Wake::Ask,
-                read = line.read(&mut buffer), if reading => Wake::Read(read),
+                read = first_or(&mut first, &line, &mut buffer), if reading => Wake::Read(read),
                 written = line.write(&output), if reading && !output.is_empty() => {
                     Wake::Written(written)
                 }
@@ -250,6 +268,7 @@ impl<T: From<Received> + Send> SerialSource<T> {
                 }
                 Wake::Tick => {
                     self.look(&mut line, clock);
+                    self.tell_errors(clock);
                     self.reporter.flush_overflow();
                     Ok(())
                 }
@@ -333,13 +352,84 @@ impl<T: From<Received> + Send> SerialSource<T> {
             self.shared.count_dropped();
             self.reporter.overflow(reason::OVERRUN, 0, clock());
         }
-        let what = Occurrence::LineErrors {
-            frame: new.frame,
-            parity: new.parity,
-            breaks: new.breaks,
-            overrun: new.overrun,
+        self.errors.add(new);
+    }
+
+    /// Tells what is due of the line's errors.
+    fn tell_errors(&mut self, clock: &impl Fn() -> Arrival) {
+        if let Some(Counts {
+            frame,
+            parity,
+            breaks,
+            overrun,
+        }) = self.errors.due(Instant::now())
+        {
+            let what = Occurrence::LineErrors {
+                frame,
+                parity,
+                breaks,
+                overrun,
+            };
+            self.reporter.report(clock(), what);
+        }
+    }
+}
+
+/// What comes so soon after the opening of a line that its beginning was sent before; `None` where nothing does. What answers a
+/// question of ours is no such thing.
+async fn rest(
+    config: &SerialConfig,
+    line: &Line,
+    buffer: &mut [u8],
+) -> Option<std::io::Result<usize>> {
+    if !config.initial.is_empty() || config.query.is_some() {
+        return None;
+    }
+    let characters = CUT_BITS * 1_000_000 / u64::from(config.line.speed.max(1));
+    // What is there is taken, however late this task comes to look.
+    tokio::time::timeout(CUT + Duration::from_micros(characters), line.read(buffer))
+        .await
+        .ok()
+}
+
+/// What was read before, or what comes. Can be cancelled.
+async fn first_or(
+    first: &mut Option<std::io::Result<usize>>,
+    line: &Line,
+    buffer: &mut [u8],
+) -> std::io::Result<usize> {
+    match first.take() {
+        Some(read) => read,
+        None => line.read(buffer).await,
+    }
+}
+
+/// Errors of a line on their way to the log: at once, and then in sums, for a cable that is bad is so for weeks.
+#[derive(Debug, Default)]
+struct Errors {
+    untold: Counts,
+    told: Option<Instant>,
+}
+
+impl Errors {
+    fn add(&mut self, new: Counts) {
+        let sum = &mut self.untold;
+        *sum = Counts {
+            frame: sum.frame.saturating_add(new.frame),
+            parity: sum.parity.saturating_add(new.parity),
+            breaks: sum.breaks.saturating_add(new.breaks),
+            overrun: sum.overrun.saturating_add(new.overrun),
         };
-        self.reporter.report(clock(), what);
+    }
+
+    /// What is to be told now.
+    fn due(&mut self, now: Instant) -> Option<Counts> {
+        let soon = |told: Instant| now.saturating_duration_since(told) < ERRORS_EVERY;
+        if self.untold == Counts::default() || self.told.is_some_and(soon) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -358,5 +448,33 @@ async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant.into()).await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_a_line_are_told_at_once_and_then_once_a_minute_in_sums() {
+        let one = Counts {
+            frame: 1,
+            overrun: u32::MAX,
+            ..Counts::default()
+        };
+        let mut errors = Errors::default();
+        let begin = Instant::now();
+        let mut told = Vec::new();
+        assert_eq!(errors.due(begin), None);
+        for second in 0..200 {
+            if second < 130 {
+                errors.add(one);
+            }
+            if let Some(counts) = errors.due(begin + Duration::from_secs(second)) {
+                told.push((second, counts.frame));
+                assert_eq!(counts.overrun, u32::MAX);
+            }
+        }
+        assert_eq!(told, [(0, 1), (60, 60), (120, 60), (180, 9)]);
     }
 }

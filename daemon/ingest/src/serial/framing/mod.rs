@@ -145,6 +145,8 @@ pub(crate) struct Framer {
     /// Silence that ends a frame or what was begun of one.
     pause: Option<Duration>,
     garbage: Garbage,
+    /// What comes is the rest of something until a frame ends.
+    cut: bool,
 }
 
 enum Machine {
@@ -182,7 +184,19 @@ impl Framer {
             machine,
             pause,
             garbage: Garbage::default(),
+            cut: false,
         }
+    }
+
+    /// The line was opened in the middle of what somebody sends: what ends first is the rest of a frame, and garbage. Where the
+    /// start of a frame can be told, it is waited for anyway.
+    pub(crate) fn begin_cut(&mut self) {
+        self.cut = match self.machine {
+            Machine::Checked(_) => false,
+            Machine::Delimited(_) | Machine::Fixed(_) | Machine::Prefixed(_) | Machine::Gap(_) => {
+                true
+            }
+        };
     }
 
     /// The silence after which [`Framer::silence`] has to be called.
@@ -194,7 +208,8 @@ impl Framer {
     /// Takes bytes in, and hands over what they complete.
     pub(crate) fn feed(&mut self, bytes: &[u8], heard: &mut dyn FnMut(Heard)) {
         for &byte in bytes {
-            let made = match &mut self.machine {
+            let held = self.garbage.bytes.len();
+            let mut made = match &mut self.machine {
                 Machine::Delimited(machine) => machine.push(byte, &mut self.garbage),
                 Machine::Fixed(machine) => machine.push(byte),
                 Machine::Prefixed(machine) => machine.push(byte, &mut self.garbage),
@@ -204,6 +219,12 @@ impl Framer {
                     None
                 }
             };
+            if self.cut {
+                // A delimiter behind what cannot be decoded ends it as well.
+                let delimited = matches!(self.machine, Machine::Delimited(_));
+                let ended = delimited && self.garbage.bytes.len() > held;
+                made = self.without_rest(made, ended);
+            }
             self.garbage.hand_over(heard, made.is_some());
             if let Some(frame) = made.filter(|frame| !frame.is_empty()) {
                 heard(Heard::Frame(frame.into()));
@@ -215,6 +236,7 @@ impl Framer {
     pub(crate) fn silence(&mut self, heard: &mut dyn FnMut(Heard)) {
         if let Machine::Gap(machine) = &mut self.machine {
             let frame = machine.silence(&mut self.garbage);
+            let frame = self.without_rest(frame, false);
             self.garbage.hand_over(heard, true);
             if let Some(frame) = frame.filter(|frame| !frame.is_empty()) {
                 heard(Heard::Frame(frame.into()));
@@ -249,7 +271,18 @@ impl Framer {
         begun + self.garbage.bytes.len()
     }
 
+    /// What a machine made, unless it is the rest of a frame whose beginning nobody heard.
+    fn without_rest(&mut self, made: Made, ended: bool) -> Made {
+        if !self.cut {
+            return made;
+        }
+        self.cut = !(ended || made.is_some());
+        self.garbage.add(&made?, CUT);
+        None
+    }
+
     fn begin_anew(&mut self, why: &'static str) {
+        self.cut = false;
         let begun = match &mut self.machine {
             Machine::Delimited(machine) => machine.take(),
             Machine::Fixed(machine) => machine.take(),
@@ -261,6 +294,7 @@ impl Framer {
     }
 }
 
+const CUT: &str = "the line was opened in the middle of a frame";
 const TOO_LONG: &str = "no frame ends within the longest one";
 
 /// Bytes of no frame, until they are handed over.

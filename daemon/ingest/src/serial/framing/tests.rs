@@ -455,3 +455,82 @@ fn a_frame_is_found_inside_what_was_taken_for_one() {
         &[&[2, b'9'], &[2, 3, 2]],
     );
 }
+
+/// Opened in the middle of a stream, every kind gives what it gives of whole frames, but for the first, which is garbage.
+#[test]
+fn a_line_that_is_opened_in_the_middle_of_a_frame_gives_none_that_is_cut() {
+    let data: [&[u8]; 3] = [b"12.50", b"13.50", b"14.50"];
+    for framing in framings() {
+        let whole: Vec<Vec<u8>> = data.iter().map(|data| sent(&framing, data)).collect();
+        let counted = matches!(framing, Framing::Fixed { .. } | Framing::Length { .. });
+        // What is cut within a delimiter ends with the next frame.
+        let end = if let Framing::Delimiter { delimiter, .. } = &framing {
+            delimiter.len()
+        } else {
+            1
+        };
+        for cut in 1..=whole[0].len() - end {
+            let pause = Some(Duration::from_millis(50));
+            let mut framer = Framer::new(&framing, 64, pause);
+            let mut frames = Vec::new();
+            framer.begin_cut();
+            let mut heard = |heard| match heard {
+                Heard::Frame(frame) => frames.push(frame.to_vec()),
+                Heard::Garbage { .. } => {}
+            };
+            framer.feed(&whole[0][cut..], &mut heard);
+            // Frames of a known length begin anew behind a pause alone.
+            if counted || framing == Framing::IdleGap {
+                framer.silence(&mut heard);
+            }
+            for frame in &whole[1..] {
+                framer.feed(frame, &mut heard);
+                if framing == Framing::IdleGap {
+                    framer.silence(&mut heard);
+                }
+            }
+            assert_eq!(frames, data[1..], "{framing:?}, from byte {cut}");
+        }
+    }
+}
+
+#[test]
+fn only_what_ends_first_is_taken_for_the_rest_of_a_frame() {
+    let heard = |framing: Framing, pieces: &[&[u8]]| {
+        let mut framer = Framer::new(&framing, 8, None);
+        framer.begin_cut();
+        let mut heard = Vec::new();
+        for piece in pieces {
+            framer.feed(piece, &mut |what| {
+                heard.push(match what {
+                    Heard::Frame(frame) => format!("+{}", String::from_utf8_lossy(&frame)),
+                    Heard::Garbage { bytes, .. } => format!("-{}", String::from_utf8_lossy(&bytes)),
+                });
+            });
+        }
+        framer.flush(&mut |_| {});
+        heard
+    };
+    assert_eq!(
+        heard(Framing::Lines, &[b"2.5\r\n12.5\n"]),
+        ["-2.5", "+12.5"]
+    );
+    assert_eq!(
+        heard(Framing::Lines, &[b"2", b".5\r", b"\n12.5\n"]),
+        ["-2.5", "+12.5"]
+    );
+    // Between the two bytes of an end, or right before it, nothing was cut.
+    assert_eq!(heard(Framing::Lines, &[b"\n12.5\n"]), ["+12.5"]);
+    assert_eq!(
+        heard(Framing::Lines, &[b"far too long a line\n12.5\n"]),
+        ["-far too long a line", "+12.5"]
+    );
+    assert_eq!(
+        heard(Framing::Cobs, &[b"\x09xy\x00\x05good\x00"]),
+        ["-\x09xy", "+good"]
+    );
+    assert_eq!(
+        heard(Framing::Fixed { length: 3 }, &[b"abcdef"]),
+        ["-abc", "+def"]
+    );
+}
