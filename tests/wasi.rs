@@ -367,3 +367,138 @@ fn what_is_not_granted_is_refused_by_name_and_inspect_says_the_same() {
     assert_eq!(json["refused"], serde_json::json!([]), "{json}");
     assert!(text.contains("\nwants   nothing\n"), "{text}");
 }
+
+/// Vectors find a directory as the filter would on a site that gives it, and not without being given it.
+#[test]
+fn vectors_read_in_a_directory_that_is_named_for_them() {
+    let place = Site::new();
+    let files = place.path("files/calibration");
+    std::fs::create_dir_all(&files).unwrap();
+    std::fs::write(files.join("factor"), "1.0625").unwrap();
+    std::fs::write(place.path("files/secret"), "secret").unwrap();
+    let expected = [
+        ("read", "1.0625"),
+        ("streamed", "1.0625"),
+        ("deep", "no-entry"),
+        ("inside", "no-entry"),
+        ("names", "factor"),
+        ("size", "6"),
+        ("above", "not-permitted"),
+        ("around", "no-entry"),
+        ("absolute", "not-permitted"),
+        ("outside", "no-entry"),
+        ("peeked", "not-permitted"),
+        ("pipe", "no-entry"),
+        ("absent", "no-entry"),
+        ("created", "read-only"),
+        ("truncated", "read-only"),
+        ("written", "read-only"),
+        ("appended", "read-only"),
+        ("removed", "read-only"),
+        ("directory", "read-only"),
+        ("renamed", "read-only"),
+        ("linked", "read-only"),
+    ];
+    let row = |series: &str, value: Value| serde_json::json!({ "series": series, "time": 7, "value": value });
+    let mut stored = vec![row("a", 1.0.into())];
+    stored.extend(expected.map(|(series, value)| row(series, value.into())));
+    let vectors = serde_json::json!({ "vectors": [{
+        "name": "reads what it was given",
+        "settings": { "behaviour": "try" },
+        "steps": [{ "input": [row("a", 1.0.into())], "expect": { "stored": stored } }],
+    }] });
+    let vectors = place.write("reader.vectors.json", &vectors.to_string());
+    let module = hostile_components().join("reader.wasm");
+    let test = |directories: &[&str]| {
+        let mut arguments = vec![
+            "module",
+            "test",
+            module.to_str().unwrap(),
+            "--grant",
+            "wasi",
+        ];
+        arguments.extend([
+            "--grant",
+            "wasi:clocks",
+            "--vectors",
+            vectors.to_str().unwrap(),
+        ]);
+        for directory in directories {
+            arguments.extend(["--directory", directory]);
+        }
+        let output = run(&arguments);
+        let text = [&output.stdout[..], &output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    };
+    let (code, text) = test(&[]);
+    assert!(
+        code == Some(1) && text.contains("directory:calibration"),
+        "{text}"
+    );
+    let given = format!("calibration={}", files.display());
+    let (code, text) = test(&[&given]);
+    assert!(
+        code == Some(0) && text.contains("1 of 1 vectors passed"),
+        "{text}"
+    );
+    std::fs::write(files.join("factor"), "2").unwrap();
+    let (code, text) = test(&[&given]);
+    assert!(code == Some(1) && text.contains("FAILED"), "{text}");
+
+    // The publisher's side runs them likewise, and puts in nothing that does not pass.
+    let beside = place.path("reader.wasm");
+    std::fs::copy(&module, &beside).unwrap();
+    let manifest = std::fs::read_to_string(module.with_extension("json")).unwrap();
+    let mut manifest: Value = serde_json::from_str(&manifest).unwrap();
+    manifest["vectors"] = "reader.vectors.json".into();
+    std::fs::write(beside.with_extension("json"), manifest.to_string()).unwrap();
+    let (repo, keys) = (place.path("repo"), place.path("keys"));
+    let publish = |command: &[&str], more: &[&str]| {
+        let mut arguments = vec!["repo"];
+        arguments.extend(command);
+        arguments.extend(["--keys", keys.to_str().unwrap()]);
+        arguments.extend(more);
+        let output = run(&arguments);
+        let text = [&output.stdout[..], &output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    };
+    let repo = repo.to_str().unwrap();
+    let (made, text) = publish(&["init", repo], &[]);
+    assert!(made, "{text}");
+    let add = ["add", repo, beside.to_str().unwrap()];
+    let (added, text) = publish(&add, &[]);
+    assert!(!added && text.contains("directory:calibration"), "{text}");
+    let (added, text) = publish(&add, &["--directory", &given]);
+    assert!(!added && text.contains("nothing was added"), "{text}");
+    std::fs::write(files.join("factor"), "1.0625").unwrap();
+    let (added, text) = publish(&add, &["--directory", &given]);
+    assert!(added && text.contains("1 vectors passed"), "{text}");
+
+    // What cannot be given says why.
+    let other = place.path("files/other");
+    std::fs::create_dir_all(&other).unwrap();
+    for (directory, words) in [
+        ("calibration".to_owned(), "no NAME=PATH"),
+        (
+            format!("other={}", other.display()),
+            "asks for no directory `other`",
+        ),
+        (
+            format!("calibration={}", other.display()),
+            "is not called `calibration`",
+        ),
+        (
+            format!("calibration={}/nowhere", other.display()),
+            "cannot be found",
+        ),
+    ] {
+        let (code, text) = test(&[&directory]);
+        assert!(code == Some(1) && text.contains(words), "{words}: {text}");
+    }
+}

@@ -25,10 +25,12 @@ use tidegate_domain::{Arrival, Message};
 use crate::chain::PipelineError;
 use crate::decoder::{DecodedByModule, DecoderConfig, ModuleDecoder};
 use crate::engine::Runtime;
-use crate::grants::{self, Directories, Grant};
+use crate::grants;
 use crate::host::Secret;
 use crate::manifest::{LoadedModule, SlotLimits};
-use crate::test_vectors::{Row, Time, VectorError, VectorResult, nanoseconds, no_settings, stored};
+use crate::test_vectors::{
+    Given, Row, Time, VectorError, VectorResult, nanoseconds, no_settings, stored,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,20 +98,20 @@ struct WantedUndecoded {
 pub(crate) fn run_vectors(
     runtime: &Runtime,
     module: &Arc<LoadedModule>,
-    policy: &[Grant],
+    given: &Given<'_>,
     vectors: &[u8],
 ) -> Result<Vec<VectorResult>, VectorError> {
     let file: File = serde_json::from_slice(vectors)?;
     let vectors = file.vectors.iter();
     vectors
-        .map(|vector| run(runtime, module, policy, vector))
+        .map(|vector| run(runtime, module, given, vector))
         .collect()
 }
 
 fn run(
     runtime: &Runtime,
     module: &Arc<LoadedModule>,
-    policy: &[Grant],
+    given: &Given<'_>,
     vector: &Vector,
 ) -> Result<VectorResult, VectorError> {
     let secrets: BTreeMap<String, Secret> = vector
@@ -117,14 +119,14 @@ fn run(
         .iter()
         .map(|(name, text)| (name.clone(), Secret::new(text.clone().into_bytes())))
         .collect();
-    let policy = policy.iter().copied().collect();
+    let policy = given.policy.iter().copied().collect();
     let config = DecoderConfig {
         source: "vectors".to_owned(),
         module: Arc::clone(module),
         settings: vector.settings.clone(),
-        limits: SlotLimits::granted(&module.manifest.limits, &SlotLimits::default()),
+        limits: SlotLimits::granted(&module.manifest.limits, given.ceiling),
         grants: grants::granted(&module.manifest, &policy, !secrets.is_empty()),
-        directories: Directories::new(),
+        directories: grants::directories(&module.manifest, given.directories),
         secrets,
     };
     let mut decoder =

@@ -202,41 +202,55 @@ pub fn run_vectors(
     policy: &[Grant],
     vectors: &[u8],
 ) -> Result<Vec<VectorResult>, VectorError> {
-    run_vectors_within(runtime, module, policy, &SlotLimits::default(), vectors)
+    let given = Given {
+        policy,
+        ceiling: &SlotLimits::default(),
+        directories: &Directories::new(),
+    };
+    run_vectors_with(runtime, module, &given, vectors)
 }
 
-/// The same under another ceiling than the defaults.
+/// What a module is given beside its vectors.
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'a> {
+    /// Grants that a site would give.
+    pub policy: &'a [Grant],
+    /// The bounds up to which it gets what it wants.
+    pub ceiling: &'a SlotLimits,
+    /// Directories that it finds, where its manifest asks for them.
+    pub directories: &'a Directories,
+}
+
+/// The same with more than the defaults.
 ///
 /// # Errors
 /// Those of [`run_vectors`].
-pub fn run_vectors_within(
+pub fn run_vectors_with(
     runtime: &Runtime,
     module: &Arc<LoadedModule>,
-    policy: &[Grant],
-    ceiling: &SlotLimits,
+    given: &Given<'_>,
     vectors: &[u8],
 ) -> Result<Vec<VectorResult>, VectorError> {
     if vectors.len() > FILE_BYTES {
         return Err(VectorError::Size);
     }
     if module.manifest.world.role() == Role::Decoder {
-        return decoder_vectors::run_vectors(runtime, module, policy, vectors);
+        return decoder_vectors::run_vectors(runtime, module, given, vectors);
     }
     let file: File = serde_json::from_slice(vectors)?;
     file.vectors
         .iter()
-        .map(|vector| run(runtime, module, policy, ceiling, vector))
+        .map(|vector| run(runtime, module, given, vector))
         .collect()
 }
 
 fn run(
     runtime: &Runtime,
     module: &Arc<LoadedModule>,
-    policy: &[Grant],
-    ceiling: &SlotLimits,
+    given: &Given<'_>,
     vector: &Vector,
 ) -> Result<VectorResult, VectorError> {
-    let policy = policy.iter().copied().collect();
+    let policy = given.policy.iter().copied().collect();
     let secrets: BTreeMap<String, Secret> = vector
         .secrets
         .iter()
@@ -251,9 +265,9 @@ fn run(
             module: Arc::clone(module),
             settings: vector.settings.clone(),
             on_failure: OnFailure::Quarantine,
-            limits: SlotLimits::granted(&module.manifest.limits, ceiling),
+            limits: SlotLimits::granted(&module.manifest.limits, given.ceiling),
             grants: grants::granted(&module.manifest, &policy, !secrets.is_empty()),
-            directories: Directories::new(),
+            directories: grants::directories(&module.manifest, given.directories),
             secrets,
         }],
     };

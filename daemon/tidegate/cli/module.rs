@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tidegate_domain::signature::PublicKey;
 use tidegate_pipeline::grants::{self, Directories, Refusal};
 use tidegate_pipeline::symbolize::{DebugFile, Frame, SymbolizeError};
-use tidegate_pipeline::test_vectors::{VectorResult, run_vectors_within};
+use tidegate_pipeline::test_vectors::{Given, VectorResult, run_vectors_with};
 use tidegate_pipeline::{
     CodePlace, Grant, ImportName, Inspection, LoadLimits, LoadedModule, Module, Runtime,
     RuntimeConfig, SlotLimits,
@@ -90,6 +90,8 @@ pub(super) struct Test {
     /// Give it the limits that its manifest asks for, where a site's policy might not; default: no more than the defaults
     #[arg(long)]
     wanted_limits: bool,
+    #[command(flatten)]
+    directories: OfDirectories,
     #[command(flatten)]
     rehearsal: rehearse::Arguments,
     /// Print JSON
@@ -374,7 +376,13 @@ fn test(arguments: &Test) -> Result<u8, Failure> {
     for grant in &arguments.grants {
         policy.push(grant.parse()?);
     }
-    let judged = judge(module, &policy, arguments.wanted_limits, vectors.as_deref())?;
+    let directories = arguments.directories.of(&module)?;
+    let judged = judge(
+        module,
+        (&policy, &directories),
+        arguments.wanted_limits,
+        vectors.as_deref(),
+    )?;
     let passed = judged.passed();
     let report = Report {
         module: &judged.loaded.manifest.name,
@@ -406,10 +414,61 @@ impl Judged {
     }
 }
 
-/// Loads a module under a policy and runs its vectors.
+/// Directories that a module is given while its vectors run.
+#[derive(Debug, Args)]
+pub(super) struct OfDirectories {
+    /// Let it read in a directory that its manifest asks for, as a site would by `[policy] directories` (repeatable). As below a
+    /// site's directory-root, the directory has to be called NAME
+    #[arg(long = "directory", value_name = "NAME=PATH")]
+    directories: Vec<String>,
+}
+
+impl OfDirectories {
+    /// By name the root of each.
+    pub(super) fn of(&self, module: &Module) -> anyhow::Result<Directories> {
+        let mut given = Directories::new();
+        for written in &self.directories {
+            let Some((name, path)) = written.split_once('=') else {
+                bail!("`{written}` is no NAME=PATH");
+            };
+            let wanted = &module.manifest.directories;
+            if !wanted.contains(name) {
+                let asks = match wanted.is_empty() {
+                    true => "none".to_owned(),
+                    false => wanted
+                        .iter()
+                        .map(String::as_str)
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                };
+                bail!("the manifest asks for no directory `{name}`; those it asks for: {asks}");
+            }
+            let path = Path::new(path)
+                .canonicalize()
+                .with_context(|| format!("the directory `{name}`, {path}, cannot be found"))?;
+            let root = path
+                .parent()
+                .filter(|_| path.file_name() == Some(name.as_ref()));
+            let Some(root) = root else {
+                bail!(
+                    "{} is not called `{name}`, as it would be below a site's directory-root; rename it, or copy it into one \
+                     that is",
+                    path.display()
+                );
+            };
+            if let Some(problem) = grants::directory_problem(root, name) {
+                bail!("the directory `{name}`: {problem}");
+            }
+            given.insert(name.to_owned(), root.to_owned());
+        }
+        Ok(given)
+    }
+}
+
+/// Loads a module under a policy, with some directories, and runs its vectors.
 pub(super) fn judge(
     module: Module,
-    policy: &[Grant],
+    (policy, directories): (&[Grant], &Directories),
     wanted_limits: bool,
     vectors: Option<&[u8]>,
 ) -> Result<Judged, Failure> {
@@ -437,15 +496,15 @@ pub(super) fn judge(
         &policy.iter().copied().collect(),
         vectors.is_some(),
     );
-    let refused = grants::refused(
-        &loaded.manifest,
-        &loaded.inspection,
-        &grants,
-        &Directories::new(),
-    );
+    let refused = grants::refused(&loaded.manifest, &loaded.inspection, &grants, directories);
+    let given = Given {
+        policy,
+        ceiling: &ceiling,
+        directories,
+    };
     let results = match vectors {
         Some(vectors) if refused.is_empty() => {
-            run_vectors_within(&runtime, &loaded, policy, &ceiling, vectors)?
+            run_vectors_with(&runtime, &loaded, &given, vectors)?
         }
         _ => Vec::new(),
     };

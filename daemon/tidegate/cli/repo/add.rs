@@ -9,7 +9,7 @@ use tidegate_domain::channel::{Name, Version};
 use tidegate_pipeline::{Digest, Grant};
 use tidegate_publish::Offered;
 
-use super::super::module::{Judged, judge};
+use super::super::module::{Judged, OfDirectories, judge};
 use super::super::{FAILURE, Failure, say};
 use super::Common;
 use crate::modules;
@@ -26,6 +26,8 @@ pub(in crate::cli) struct Arguments {
     /// Its version; default: the manifest's
     #[arg(id = "of", long = "version", value_name = "VERSION")]
     version: Option<Version>,
+    #[command(flatten)]
+    directories: OfDirectories,
     /// Add it although it has no golden vectors
     #[arg(long)]
     without_vectors: bool,
@@ -54,7 +56,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let debug = debug(arguments)?;
     let component = module.component.to_vec();
     // Whatever it wants is given: which site gives what is not the publisher's to say.
-    let judged = judge(module, &Grant::ALL, true, vectors.as_deref())?;
+    let directories = arguments.directories.of(&module)?;
+    let judged = judge(
+        module,
+        (&Grant::ALL, &directories),
+        true,
+        vectors.as_deref(),
+    )?;
     refuse(&judged)?;
     if !judged.passed() {
         for result in judged.results.iter().filter(|result| !result.passed()) {
@@ -126,6 +134,12 @@ fn refuse(judged: &Judged) -> anyhow::Result<()> {
     let Some(refusal) = judged.refused.first() else {
         return Ok(());
     };
+    // A directory's is its name, which no import has.
+    if let Some(name) = refusal.import.0.strip_prefix("directory:") {
+        bail!(
+            "the manifest asks for directory:{name}, and its vectors run with it: name one by --directory {name}=PATH"
+        );
+    }
     bail!(
         "the component imports {}, which no gateway would let it have: {}",
         refusal.import,
