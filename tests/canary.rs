@@ -105,6 +105,20 @@ impl Stand {
         daemon.kill();
     }
 
+    /// Entries of the audit log.
+    fn recorded(&self, action: &str) -> Vec<Value> {
+        let output = support::tidegate()
+            .args(["audit", "show", "--json", "--limit", "1000", "--state-dir"])
+            .arg(self.site.path("state"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let entries = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        entries
+            .filter(|entry: &Value| entry["action"] == action)
+            .collect()
+    }
+
     fn events(&self, code: &str) -> Vec<Value> {
         let events = self.collector.items("event").into_iter();
         events.filter(|event| event["code"] == code).collect()
@@ -210,6 +224,15 @@ fn every_kind_of_bad_candidate_is_put_back_with_its_reason_and_nothing_is_lost()
         .map(|event| event["data"]["reason"].clone())
         .collect();
     assert_eq!(reasons, ["trap", "latency", "memory", "difference"]);
+    // Each was on record before it was in the store.
+    let recorded = stand.recorded("generation.rolled-back");
+    let codes: Vec<&Value> = recorded
+        .iter()
+        .map(|entry| &entry["object"]["code"])
+        .collect();
+    assert_eq!(codes, ["trap", "latency", "memory", "difference"]);
+    assert_eq!(stand.recorded("generation.trial").len(), 4);
+    assert_eq!(stand.recorded("generation.active").len(), 1);
     // It is not tried again, also not after a restart.
     assert_eq!(daemon.stop(), 0);
     daemon = Daemon::start(&stand.config);

@@ -257,10 +257,6 @@ impl Worker {
         if rollouts.is_empty() {
             return Ok(());
         }
-        // On record before it is in the store.
-        for change in &rollouts {
-            audit::generation(&self.audit, change);
-        }
         self.hand_over(BatchOutcome {
             source: NO_SOURCE,
             rollouts,
@@ -546,6 +542,10 @@ impl Worker {
     }
 
     fn hand_over(&self, outcome: BatchOutcome) -> Result<(), WriterGone> {
+        // On record before they are in the store.
+        for change in &outcome.rollouts {
+            audit::generation(&self.audit, change);
+        }
         self.send(Input::Outcome(Box::new(outcome)))
     }
 
