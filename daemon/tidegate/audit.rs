@@ -5,6 +5,7 @@
 //! ([`Audit::require`]), and what the gateway does by itself goes on: daemon/decisions/2026-11-28-audit-log.md says why.
 
 use std::collections::VecDeque;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +19,14 @@ use tidegate_status::{Refused, view};
 
 use crate::clock;
 use crate::config::Config;
+use crate::identity;
 
 mod acts;
 mod throttle;
 
 pub(crate) use self::acts::{
-    command, fetched, first, generation, in_force, not_in_force, not_taken, operator, quarantine,
-    refusals, started, stopped, unsigned,
+    command, fetched, first, generation, in_force, local, not_in_force, not_taken, operator,
+    quarantine, refusals, started, stopped,
 };
 use self::throttle::Throttle;
 
@@ -37,7 +39,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// First and longest wait before the log is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// How often held back entries are looked at.
+/// Bytes of a certificate's file that are looked at.
+const CERTIFICATE_BYTES: u64 = 1024 * 1024;
+/// How often held back entries, and the gateway's certificate, are looked at.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// An entry that was not recorded in time. It waits in memory, and is written when that is possible again.
@@ -83,6 +87,8 @@ struct Shared {
     status: Mutex<view::AuditStatus>,
     /// Entries that found no place on the way to the thread.
     dropped: Mutex<u64>,
+    /// The digest of the gateway's certificate that is on record.
+    certificate: Mutex<Option<String>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -106,6 +112,7 @@ impl Audit {
             gateway: gateway.to_owned(),
             status: Mutex::default(),
             dropped: Mutex::default(),
+            certificate: Mutex::default(),
             thread: Mutex::default(),
         });
         let writer = Writer {
@@ -206,6 +213,16 @@ impl Audit {
     ) -> std::io::Result<Vec<serde_json::Value>> {
         let records = tidegate_audit::newest(&dir(&self.shared.state_dir), before, most)?;
         Ok(records.into_iter().map(|record| record.value).collect())
+    }
+
+    /// Whose state it is.
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.shared.state_dir
+    }
+
+    /// Somebody is about to put this certificate in place, which is on record with their name.
+    pub(crate) fn expect_certificate(&self, digest: String) {
+        *lock(&self.shared.certificate) = Some(digest);
     }
 
     /// Goes where a configuration says that the gateway's state is. Another place, or name, is another log.
@@ -313,6 +330,9 @@ impl Writer {
                     last: false,
                 });
             }
+            if !last {
+                self.look_at_certificate();
+            }
             self.write();
             if last {
                 return;
@@ -342,6 +362,30 @@ impl Writer {
         if let Some(reply) = message.reply {
             tell(&reply, Err("too many entries wait for the disk".to_owned()));
         }
+    }
+
+    /// Records the gateway's certificate, at the start and when it has changed.
+    fn look_at_certificate(&mut self) {
+        let state_dir = &self.shared.state_dir;
+        let file = std::fs::File::open(identity::files(state_dir).cert);
+        let mut bytes = Vec::new();
+        // What cannot be read now is looked at again soon; what is not there is no certificate.
+        let digest =
+            match file.and_then(|file| file.take(CERTIFICATE_BYTES).read_to_end(&mut bytes)) {
+                Ok(_) => Some(identity::digest(&bytes)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(_) => return,
+            };
+        if digest == *lock(&self.shared.certificate) {
+            return;
+        }
+        let entry = acts::certificate(state_dir, digest.as_deref());
+        lock(&self.shared.certificate).clone_from(&digest);
+        self.wait(Message {
+            entry,
+            reply: None,
+            last: false,
+        });
     }
 
     /// Writes what waits, or says why it cannot be.

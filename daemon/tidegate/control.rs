@@ -77,6 +77,11 @@ impl Drop for Socket {
     }
 }
 
+/// Whether a gateway runs that can be told something.
+pub(crate) fn listens(state_dir: &Path) -> bool {
+    UnixStream::connect(path(state_dir)).is_ok()
+}
+
 /// Tells the running gateway to do something, and returns what it answers.
 ///
 /// # Errors

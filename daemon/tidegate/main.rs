@@ -17,6 +17,7 @@ mod factory;
 #[cfg(feature = "test-faults")]
 mod faults;
 mod gateway;
+mod identity;
 mod kept;
 mod log;
 mod modules;

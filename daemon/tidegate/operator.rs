@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::audit::{self, Audit};
 use crate::clock;
 use crate::deploy;
+use crate::identity;
 use crate::replay::{Owner, owner_of};
 use crate::rollouts::Rollouts;
 use crate::tryout;
@@ -55,6 +56,13 @@ impl Actions for Operator {
         let about = json!({ "module": module });
         let entry = audit::operator(by, Act::ModuleRollBack, about);
         Box::pin(self.recorded(entry, self.roll_back_module(module)))
+    }
+
+    fn install(&self, by: Caller, certificate: String) -> Answer<'_> {
+        let digest = identity::digest(certificate.as_bytes());
+        let about = json!({ "file": digest });
+        let entry = audit::operator(by, Act::IdentityCertificate, about);
+        Box::pin(self.recorded(entry, self.install_certificate(certificate)))
     }
 
     fn update(&self, by: Caller, from: Option<PathBuf>) -> Answer<'_> {
@@ -95,6 +103,23 @@ impl Operator {
                 .await
                 .map_err(|error| Refused::Unavailable(error.to_string()))??;
         Ok(json!({ "module": module, "pipelines": pipelines }))
+    }
+
+    async fn install_certificate(&self, certificate: String) -> Result<Value, Refused> {
+        let audit = self.audit.clone();
+        let install = move || {
+            let pem = certificate.as_bytes();
+            let expected = || audit.expect_certificate(identity::digest(pem));
+            identity::install(audit.state_dir(), pem, expected)
+        };
+        let installed = tokio::task::spawn_blocking(install).await;
+        let installed = installed.map_err(|error| Refused::Unavailable(error.to_string()))?;
+        let found = installed.map_err(|error| Refused::Request(format!("{error:#}")))?;
+        Ok(json!({
+            "subject": found.subject,
+            "not_before": found.not_before * 1000,
+            "not_after": found.not_after * 1000,
+        }))
     }
 
     async fn update_modules(&self, from: Option<PathBuf>) -> Result<Value, Refused> {

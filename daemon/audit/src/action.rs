@@ -23,6 +23,8 @@ pub enum Action {
     ConfigRefused,
     /// A module from a local file that nobody signed was loaded.
     ModuleUnsigned,
+    /// A module from a local file was loaded by the signature of a key that the site trusts.
+    ModuleSigned,
     /// A candidate is on trial beside the active generation.
     GenerationTrial,
     /// A generation has become active.
@@ -55,6 +57,8 @@ pub enum Action {
     RequestRefused,
     /// A key pair was made.
     IdentityMade,
+    /// The gateway has a certificate, another one, or none any more.
+    IdentityCertificate,
 }
 
 /// The kinds of events that CR 2.8 names.
@@ -141,9 +145,10 @@ pub const CONTROLS: [Control; 7] = [
         id: "EDR 2.4",
         name: "Mobile code",
         how: "every generation of modules that runs, is tried, refused or put back is recorded with versions and digests, and \
-              with its grants where they changed; what nobody signed is named",
+              with its grants where they changed; a local file is named with the key that signed it, or as unsigned",
         shown_by: &[
             Action::ModuleUnsigned,
+            Action::ModuleSigned,
             Action::ModuleTry,
             Action::GenerationTrial,
             Action::GenerationActive,
@@ -167,7 +172,7 @@ pub const CONTROLS: [Control; 7] = [
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::AuditBegun,
         Self::AuditRecovered,
         Self::AuditTrimmed,
@@ -177,6 +182,7 @@ impl Action {
         Self::ConfigInForce,
         Self::ConfigRefused,
         Self::ModuleUnsigned,
+        Self::ModuleSigned,
         Self::GenerationTrial,
         Self::GenerationActive,
         Self::GenerationRolledBack,
@@ -193,6 +199,7 @@ impl Action {
         Self::DeployRefused,
         Self::RequestRefused,
         Self::IdentityMade,
+        Self::IdentityCertificate,
     ];
 
     /// The name in the log.
@@ -221,6 +228,7 @@ impl Action {
             Self::ConfigInForce => ("config.in-force", ConfigurationChanges),
             Self::ConfigRefused => ("config.refused", ConfigurationChanges),
             Self::ModuleUnsigned => ("module.unsigned", AccessControl),
+            Self::ModuleSigned => ("module.signed", AccessControl),
             Self::GenerationTrial => ("generation.trial", ConfigurationChanges),
             Self::GenerationActive => ("generation.active", ConfigurationChanges),
             Self::GenerationRolledBack => ("generation.rolled-back", ConfigurationChanges),
@@ -237,6 +245,7 @@ impl Action {
             Self::DeployRefused => ("deploy.refused", AccessControl),
             Self::RequestRefused => ("request.refused", RequestErrors),
             Self::IdentityMade => ("identity.made", AccessControl),
+            Self::IdentityCertificate => ("identity.certificate", AccessControl),
         }
     }
 }

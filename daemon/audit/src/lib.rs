@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `entry` | an entry, and its line |
 //! | `action` | what can be recorded, and which control each record shows |
-//! | `key` | the gateway's key pair |
+//! | `key`, `request` | the gateway's key pair, and a certificate request of it |
 //! | `head` | the signed head |
 //! | `log` | the log that is written |
 //! | `opening` | what a start finds, after a power cut too |
@@ -27,6 +27,7 @@ mod hex;
 mod key;
 mod log;
 mod opening;
+mod request;
 mod segments;
 mod verify;
 

@@ -36,6 +36,9 @@ pub trait Actions: Send + Sync + 'static {
     /// Looks at the repository of modules at once, or at a folder, and answers with what came of it.
     fn update(&self, by: Caller, from: Option<PathBuf>) -> Answer<'_>;
 
+    /// Puts a certificate of the gateway's key in place, in PEM.
+    fn install(&self, by: Caller, certificate: String) -> Answer<'_>;
+
     /// Acknowledges alarms that are raised, on somebody's behalf.
     fn acknowledge(&self, by: Caller, request: alarm::Request) -> Answer<'_>;
 
@@ -109,6 +112,7 @@ pub enum Refused {
 
 const ACKNOWLEDGE: &str = "/api/v1/alarms/acknowledge";
 pub(crate) const TRY: &str = "/api/v1/modules/try";
+const CERTIFICATE: &str = "/api/v1/identity/certificate";
 const UPDATE: &str = "/api/v1/modules/update";
 const ROLLBACK: &str = "/api/v1/modules/{name}/rollback";
 
@@ -121,6 +125,7 @@ pub(crate) fn actions() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/api/v1/quarantine/replay", post(replay)),
         ("/api/v1/quarantine/drop", post(discard)),
         (ACKNOWLEDGE, post(acknowledge)),
+        (CERTIFICATE, post(install)),
         (ROLLBACK, post(roll_back)),
         (UPDATE, post(update)),
     ]
@@ -201,6 +206,25 @@ async fn roll_back(
 ) -> Response {
     let answered = actions.roll_back(named(caller), module).await;
     answer(ROLLBACK, StatusCode::OK, answered)
+}
+
+/// A certificate, and those between it and its CA.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateRequest {
+    certificate: String,
+}
+
+async fn install(
+    State(actions): State<Shared>,
+    caller: Named,
+    request: Result<Json<CertificateRequest>, JsonRejection>,
+) -> Response {
+    let answered = match request {
+        Ok(Json(request)) => actions.install(named(caller), request.certificate).await,
+        Err(rejection) => return rejected(CERTIFICATE, &rejection.body_text()),
+    };
+    answer(CERTIFICATE, StatusCode::OK, answered)
 }
 
 /// What is looked at.

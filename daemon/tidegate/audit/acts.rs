@@ -1,6 +1,7 @@
 //! The acts that are recorded, each with what it names: one function a kind, called where it happens.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -10,12 +11,14 @@ use tidegate_deploy::Refusal;
 use tidegate_domain::command::Name;
 use tidegate_domain::quarantine;
 use tidegate_domain::rollout::{Chain, Change, SlotSpec};
-use tidegate_pipeline::LoadedModule;
+use tidegate_pipeline::{LoadedModule, Origin};
 use tidegate_status::{Caller, Client, Refusals, view};
 use tidegate_store::{CommandInput, Todo};
+use tidegate_tls::date;
 
 use super::{Audit, entry};
 use crate::config::{Config, From as SetBy};
+use crate::identity;
 use crate::supervise;
 
 /// The kernel's word for a user that never logged in.
@@ -94,16 +97,30 @@ pub(crate) fn not_in_force(audit: &Audit, error: &anyhow::Error) {
     });
 }
 
-/// A module that nobody signed is loaded.
-pub(crate) fn unsigned(audit: &Audit, module: &LoadedModule) {
+/// A module from a local file is loaded, by whose word.
+pub(crate) fn local(audit: &Audit, module: &LoadedModule) {
+    let (action, key, reason) = match &module.origin {
+        Origin::Factory => return,
+        Origin::Signed(key) => (
+            Action::ModuleSigned,
+            Some(key.to_string()),
+            "a key in `modules.trusted-keys` signed it",
+        ),
+        Origin::Local => (
+            Action::ModuleUnsigned,
+            None,
+            "`modules.allow-unsigned` lets a local file run that nobody signed",
+        ),
+    };
     audit.tell(Entry {
         object: object([
             ("module", json!(module.manifest.name)),
             ("version", json!(module.manifest.version)),
             ("digest", json!(module.inspection.digest.as_str())),
+            ("signed-by", json!(key)),
         ]),
-        reason: "`modules.allow-unsigned` lets a local file run that nobody signed".to_owned(),
-        ..entry(Actor::Config, Action::ModuleUnsigned)
+        reason: reason.to_owned(),
+        ..entry(Actor::Config, action)
     });
 }
 
@@ -291,6 +308,30 @@ pub(crate) fn not_taken(audit: &Audit, status: &view::DeployStatus, refusal: &Re
         reason: refusal.reason.clone(),
         ..entry(Actor::Deploy, Action::DeployRefused)
     });
+}
+
+/// The gateway's certificate is another one than before, whoever put it there.
+pub(crate) fn certificate(state_dir: &Path, digest: Option<&str>) -> Entry {
+    let identity = identity::files(state_dir);
+    let found = digest.map(|_| tidegate_tls::check_identity(&identity));
+    let (outcome, reason, first) = match found {
+        None => (Outcome::Done, "it was taken away".to_owned(), None),
+        Some(Ok(found)) => (Outcome::Done, String::new(), found.into_iter().next()),
+        Some(Err(error)) => (Outcome::Failed, error.to_string(), None),
+    };
+    Entry {
+        object: object([
+            ("file", json!(digest)),
+            ("subject", json!(first.as_ref().map(|found| &found.subject))),
+            (
+                "until",
+                json!(first.as_ref().map(|found| date(found.not_after))),
+            ),
+        ]),
+        outcome,
+        reason,
+        ..entry(Actor::Config, Action::IdentityCertificate)
+    }
 }
 
 /// What somebody asks for over the control socket.

@@ -8,6 +8,7 @@ mod compile;
 mod demo;
 mod doctor;
 mod history;
+mod identity;
 mod ledger;
 mod module;
 mod quarantine;
@@ -19,6 +20,7 @@ mod status;
 #[cfg(feature = "publish")]
 mod terminal;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,6 +74,9 @@ enum Command {
     /// Print, prove and export what was done to the gateway, and by whom
     #[command(subcommand)]
     Audit(audit::Command),
+    /// The gateway's key pair: a certificate request of it, and the certificate
+    #[command(subcommand)]
+    Identity(identity::Command),
     /// Print the readings that are kept on the device, by series and time
     History(history::Arguments),
     /// Look into what was set aside; replay or drop it
@@ -88,6 +93,9 @@ enum Command {
     #[command(hide = true)]
     Compile(compile::Arguments),
 }
+
+/// The variable that `--state-dir` stands for.
+const STATE_DIR: &str = "TIDEGATE__GATEWAY__STATE_DIR";
 
 /// Where a gateway's files are.
 #[derive(Debug, Args)]
@@ -141,6 +149,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Alarm(command) => alarm::run(&command),
         Command::Audit(command) => audit::run(&command),
+        Command::Identity(command) => identity::run(&command),
         Command::History(arguments) => history::run(&arguments),
         Command::Quarantine(command) => quarantine::run(&command),
         Command::Module(command) => module::run(&command),
@@ -158,7 +167,23 @@ impl Site {
     /// Loads the configuration for looking at a gateway's files; problems are printed, and errors among them end in exit
     /// code 78.
     fn load(&self) -> Result<Config, Failure> {
-        self.accept(config::load(&self.config, std::env::vars_os()))
+        self.accept(config::load(&self.config, self.environment()))
+    }
+
+    /// Loads the configuration for what mends it: files of TLS that cannot be used are no reason not to.
+    fn load_with_faults(&self) -> Result<Config, Failure> {
+        self.accept(config::load_to_start(&self.config, self.environment()))
+    }
+
+    /// The environment with what was given in its place: what depends on a value is judged by the one that counts.
+    fn environment(&self) -> Vec<(OsString, OsString)> {
+        let given = self.state_dir.as_ref().map(|dir| {
+            let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+            let quoted = serde_json::Value::from(dir.to_string_lossy()).to_string();
+            (STATE_DIR.into(), quoted.into())
+        });
+        let others = std::env::vars_os().filter(|(name, _)| given.is_none() || name != STATE_DIR);
+        others.chain(given.clone()).collect()
     }
 
     /// Where the state is: as given, else as configured.
@@ -178,13 +203,13 @@ impl Site {
     fn load_to_start(&self) -> Result<Config, Failure> {
         self.accept(with_modules(config::load_to_start(
             &self.config,
-            std::env::vars_os(),
+            self.environment(),
         )))
     }
 
     /// The configuration with every problem that keeps it from running.
     fn read_to_run(&self) -> Loaded {
-        with_modules(config::load(&self.config, std::env::vars_os()))
+        with_modules(config::load(&self.config, self.environment()))
     }
     fn accept(&self, loaded: Loaded) -> Result<Config, Failure> {
         if !loaded.problems.is_empty() {
@@ -192,16 +217,12 @@ impl Site {
             let mut stderr = std::io::stderr().lock();
             write!(stderr, "{}", loaded.problems.render(color))?;
         }
-        let mut config = loaded.config.ok_or_else(|| {
+        loaded.config.ok_or_else(|| {
             Failure::configuration(anyhow::anyhow!(
                 "{} cannot be used; see above",
                 self.config.display()
             ))
-        })?;
-        if let Some(dir) = &self.state_dir {
-            config.gateway.state_dir.clone_from(dir);
-        }
-        Ok(config)
+        })
     }
 }
 

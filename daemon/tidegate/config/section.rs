@@ -24,6 +24,8 @@ pub(super) struct Checker {
     /// What relative paths are relative to: the directory of the main file.
     pub(super) base: PathBuf,
     pub(super) purpose: Purpose,
+    /// `gateway.state-dir`, which is read first.
+    pub(super) state_dir: PathBuf,
     /// A text could not be read whole, so that nothing can be said to be missing.
     pub(super) broken: bool,
     pub(super) broken_lines: Vec<Place>,

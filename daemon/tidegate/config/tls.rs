@@ -8,8 +8,10 @@ use tidegate_tls::{Identity, Part, Role, Tls, TlsConfig, date};
 use super::Purpose;
 use super::report::Place;
 use super::section::{At, Checker, Section};
-use crate::built;
+use crate::{built, identity};
 
+/// What `cert` says for the gateway's own key and certificate. A file of that name is `./identity`.
+const OWN: &str = "identity";
 /// The keys that speak of TLS.
 const KEYS: [&str; 4] = ["ca", "cert", "key", "server-name"];
 /// Time left to a certificate at which it is worth saying, in seconds: 30 days.
@@ -49,6 +51,7 @@ pub(super) fn tls(
     let [ca, cert, key, server_name] = KEYS.map(|name| section.text(cx, name));
     let identity = match (&cert, &key) {
         (None, None) => None,
+        (Some(cert), None) if cert.value == OWN => Some(identity::files(&cx.state_dir)),
         (Some(cert), Some(key)) => Some(Identity {
             cert: cx.resolve(&cert.value),
             key: cx.resolve(&key.value),
@@ -63,7 +66,9 @@ pub(super) fn tls(
                 "`{}` without `{missing}`: a broker is shown both or neither",
                 section.path(there)
             );
-            let help = format!("add {missing} = \"FILE\", or remove `{there}`");
+            let help = format!(
+                "add {missing} = \"FILE\", or remove `{there}`; cert = \"{OWN}\" is the gateway's own, which needs no key"
+            );
             cx.missing(one.place, message, help);
             return None;
         }

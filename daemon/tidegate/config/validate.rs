@@ -119,6 +119,7 @@ pub(super) fn check(
         settings: Vec::new(),
         base: base.to_owned(),
         purpose,
+        state_dir: PathBuf::new(),
         broken: raw.broken,
         broken_lines: raw.broken_lines.clone(),
         dangling: false,
@@ -361,9 +362,10 @@ fn gateway(cx: &mut Checker, root: &mut Section<'_>, host: &Host) -> Gateway {
         "set",
     );
     section.finish(cx);
+    cx.state_dir = cx.resolve(&state_dir.value);
     Gateway {
         id: id.value,
-        state_dir: cx.resolve(&state_dir.value),
+        state_dir: cx.state_dir.clone(),
         clock: clock.unwrap_or(ClockTrust::Set),
     }
 }

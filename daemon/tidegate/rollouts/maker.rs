@@ -75,9 +75,7 @@ impl Maker<'_> {
             "loaded {}",
             gateway::code(loaded.code_origin())
         );
-        if loaded.origin == Origin::Local {
-            audit::unsigned(self.audit, &loaded);
-        }
+        audit::local(self.audit, &loaded);
         lock(self.loaded).insert(digest.as_str().to_owned(), Arc::clone(&loaded));
         Ok(loaded)
     }

@@ -56,6 +56,13 @@ impl Certificate {
     }
 }
 
+/// Whether the DER of a certificate says its version. One that does not is of version 1, which no TLS library of today takes.
+pub(crate) fn says_version(der: &[u8]) -> bool {
+    let signed = Der(der).expect(SEQUENCE).map(Der);
+    let signed = signed.and_then(|mut certificate| certificate.expect(SEQUENCE));
+    signed.and_then(<[u8]>::first) == Some(&VERSION)
+}
+
 /// A time for people, to the minute; seconds since the epoch.
 #[must_use]
 pub fn date(seconds: i64) -> String {

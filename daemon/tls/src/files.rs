@@ -7,10 +7,11 @@ use std::path::Path;
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, RootCertStore};
 
-use crate::certificate::Certificate;
-use crate::{Part, Role, TlsConfig, TlsError};
+use crate::certificate::{Certificate, says_version};
+use crate::{Identity, Part, Role, TlsConfig, TlsError};
 
 /// Bytes of one file. The largest bundles of CAs have a quarter of that.
 const FILE: u64 = 1024 * 1024;
@@ -80,11 +81,44 @@ impl Material {
     }
 }
 
+/// Reads an identity by itself.
+pub(crate) fn check(identity: &Identity) -> Result<Vec<Certificate>, TlsError> {
+    let chain = read(Part::Cert, &identity.cert)?;
+    let chain = certificates(Part::Cert, &identity.cert, &chain)?;
+    let key = private_key(&identity.key, &read(Part::Key, &identity.key)?)?;
+    if let Some(number) = chain.iter().position(|der| !says_version(der)) {
+        return Err(TlsError {
+            part: Part::Cert,
+            what: format!(
+                "certificate {} in `{}` is of version 1 of X.509, and TLS takes version 3 alone",
+                number + 1,
+                identity.cert.display()
+            ),
+            help: "have it signed with an extension: `openssl x509 -req … -extfile FILE`, where FILE says \
+                   basicConstraints=CA:FALSE"
+                .to_owned(),
+        });
+    }
+    let numbered = chain.iter().enumerate();
+    let shown = numbered
+        .map(|(number, der)| shown(Part::Cert, &identity.cert, number, der))
+        .collect();
+    let provider = rustls::crypto::ring::default_provider();
+    match CertifiedKey::from_der(chain, key, &provider) {
+        Ok(_) => shown,
+        Err(error) => Err(inconsistent(identity, error)),
+    }
+}
+
 /// What rustls says of a certificate and a key that it cannot use together.
 pub(crate) fn identity(config: &TlsConfig, error: Error) -> TlsError {
-    let Some(identity) = &config.identity else {
-        return unusable(Part::Cert, error);
-    };
+    match &config.identity {
+        Some(identity) => inconsistent(identity, error),
+        None => unusable(Part::Cert, error),
+    }
+}
+
+fn inconsistent(identity: &Identity, error: Error) -> TlsError {
     let (cert, key) = (identity.cert.display(), identity.key.display());
     if error == Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
         return TlsError {

@@ -58,6 +58,14 @@ pub struct Identity {
     pub key: PathBuf,
 }
 
+/// The certificates of an identity, its own first: they can be read, and the key is that of the first.
+///
+/// # Errors
+/// What is wrong with which file, and what to do.
+pub fn check_identity(identity: &Identity) -> Result<Vec<Certificate>, TlsError> {
+    files::check(identity)
+}
+
 /// Which of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
