@@ -64,9 +64,10 @@ release: modules ## the optimised binary
 	cargo build --release --locked
 	@! grep -q TIDEGATE_TEST_FAULTS target/release/tidegate
 
-tools: ## what tests need of Debian: mosquitto, socat, what makes disks, lines and clocks fail; and of PyPI: python-tuf
-	tests/need.sh mosquitto:mosquitto mosquitto-clients:mosquitto_pub openssl:openssl socat:socat zstd:zstd python3:python3
+tools: ## what tests need of Debian: mosquitto, socat, mbpoll, what makes disks, lines and clocks fail; and of PyPI: python-tuf, pymodbus
+	tests/need.sh mosquitto:mosquitto mosquitto-clients:mosquitto_pub openssl:openssl socat:socat mbpoll:mbpoll zstd:zstd python3:python3
 	tests/tuf.sh
+	tests/modbus.sh
 	tests/need.sh strace:strace faketime:faketime e2fsprogs:mkfs.ext4 mount:mount nftables:nft || [ "$$ALLOW_MISSING" = 1 ]
 
 rust: ## what compiling needs

@@ -259,15 +259,26 @@ pub(crate) fn serial_config(
     ingest::SerialConfig {
         index,
         name: source.name.clone(),
-        device: serial.device.clone(),
-        line: serial.line,
-        exclusive: serial.exclusive,
-        rs485: serial.rs485,
+        port: serial.port.clone(),
         framing: serial.framing.clone(),
         longest: serial.longest,
         pause: serial.pause,
         initial: serial.initial.clone(),
         query: serial.query.clone(),
+    }
+}
+
+/// What a Modbus source is told.
+pub(crate) fn modbus_config(
+    source: &config::Source,
+    modbus: &config::ModbusSource,
+    index: usize,
+) -> ingest::ModbusConfig {
+    ingest::ModbusConfig {
+        index,
+        name: source.name.clone(),
+        line: modbus.line.clone(),
+        groups: modbus.groups.clone(),
     }
 }
 
@@ -287,7 +298,7 @@ pub(crate) fn receive_window(source: &config::Source) -> u32 {
     let mqtt = match &source.kind {
         config::SourceKind::Mqtt(mqtt) => mqtt,
         // Nobody waits for its acknowledgements.
-        config::SourceKind::Serial(_) => return 0,
+        config::SourceKind::Serial(_) | config::SourceKind::Modbus(_) => return 0,
     };
     match mqtt.broker.version {
         config::MqttVersion::V311 => u32::from(mqtt.in_flight),
@@ -483,6 +494,32 @@ pub(crate) fn record(source: &str, event: SourceEvent) -> Vec<ToWriter> {
                 .into(),
             ]
         }
+        Occurrence::SlaveLost { unit, reason } => {
+            tracing::warn!(
+                source,
+                unit,
+                "the slave does not answer and is asked now and then: {reason}"
+            );
+            Vec::new()
+        }
+        Occurrence::SlaveBack { unit } => {
+            tracing::info!(source, unit, "the slave answers again");
+            Vec::new()
+        }
+        Occurrence::Refused {
+            unit,
+            series,
+            reason,
+        } => {
+            let series = series.join(", ");
+            tracing::error!(
+                source,
+                unit,
+                series,
+                "the slave does not have what the register map says; this is read no more for an hour: {reason}"
+            );
+            Vec::new()
+        }
         Occurrence::Opened { device } => {
             tracing::info!(source, device, "the line is open");
             Vec::new()
@@ -583,7 +620,8 @@ pub(crate) fn load_modules(
             | config::Decode::Text
             | config::Decode::Csv { .. }
             | config::Decode::Regex { .. }
-            | config::Decode::Binary { .. } => None,
+            | config::Decode::Binary { .. }
+            | config::Decode::Lines => None,
         });
     let filters = config
         .pipelines
@@ -714,6 +752,7 @@ fn format_of(source: &config::Source) -> Option<(As, Option<&config::EventTime>)
         config::Decode::Module(_) => return None,
         config::Decode::Json { time } => (As::Json, time.as_ref()),
         config::Decode::Text => (As::Text, None),
+        config::Decode::Lines => (As::Lines, None),
         config::Decode::Regex { pattern, time } => (
             As::Regex {
                 pattern: pattern.clone(),

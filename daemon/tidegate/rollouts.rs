@@ -262,7 +262,7 @@ fn rest(config: &Config) -> String {
 fn secrets_of_brokers(config: &Config) -> Vec<Option<config::Secret<String>>> {
     let sources = config.sources.iter().map(|source| match &source.kind {
         config::SourceKind::Mqtt(mqtt) => mqtt.broker.password.clone(),
-        config::SourceKind::Serial(_) => None,
+        config::SourceKind::Serial(_) | config::SourceKind::Modbus(_) => None,
     });
     let uplinks = config
         .uplinks

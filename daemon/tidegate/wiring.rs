@@ -208,6 +208,15 @@ pub(crate) fn start(
                     );
                     (None, handle)
                 }
+                config::SourceKind::Modbus(modbus) => {
+                    let settings = gateway::modbus_config(source, modbus, index);
+                    let (task, handle) = tidegate_ingest::modbus(settings, intake.clone(), events);
+                    tasks.spawn_on(
+                        async move { (name, task.run(clock::now).await.map_err(Into::into)) },
+                        &runtime,
+                    );
+                    (None, handle)
+                }
             };
             source_tls.insert(index, tls);
             tasks.spawn_on(

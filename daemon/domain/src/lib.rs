@@ -14,6 +14,7 @@ pub mod identity;
 pub mod item;
 pub mod ledger;
 pub mod limits;
+pub mod lines;
 pub mod message;
 pub mod outcome;
 pub mod quarantine;

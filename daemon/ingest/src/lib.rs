@@ -5,6 +5,7 @@
 //! through the handle, from any thread, without waiting. Nothing here spawns a task.
 
 mod acks;
+mod modbus;
 mod mqtt;
 mod serial;
 mod source;
@@ -16,18 +17,24 @@ mod replay;
 /// The functions of the targets in `tests/fuzz`.
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz {
+    pub use crate::modbus::fuzz::{answers_rtu, answers_tcp};
     pub use crate::mqtt::fuzz::packets;
     pub use crate::serial::fuzz::frames;
 }
 
+pub use modbus::{
+    Decoded, Kind, Link, ModbusConfig, ModbusLine, ModbusSource, Order, Point, Read, ReadGroup,
+    Session, SessionError, Table, WriteError, modbus,
+};
 pub use mqtt::{
     ConfigError, Credentials, MqttConfig, MqttSource, Property, Qos, RECEIVE_MAXIMUM, Subscription,
     Transport, Version, mqtt,
 };
 pub use serial::{
-    Checksum, Covers, ENVELOPE_BYTES, Envelope, Escape, Flow, Framing, LineSettings, Parity, Query,
-    Rs485, SerialConfig, SerialSource, Width, serial,
+    Checksum, Covers, ENVELOPE_BYTES, Envelope, Escape, Flow, Framing, LineSettings, Parity, Port,
+    Query, Rs485, SerialConfig, SerialSource, Width, serial,
 };
 pub use source::{
-    Occurrence, Permit, Received, SourceError, SourceEvent, SourceHandle, SourceState, SourceStatus,
+    Occurrence, Permit, Received, SlaveStatus, SourceError, SourceEvent, SourceHandle, SourceState,
+    SourceStatus,
 };

@@ -105,10 +105,31 @@ pub enum Occurrence {
         /// Arrival of the last.
         to: Arrival,
     },
-    /// The serial line is open.
+    /// The serial line is open, or the connection to a Modbus device.
     Opened {
         /// The device.
         device: String,
+    },
+    /// A Modbus slave does not answer, and is asked now and then alone.
+    SlaveLost {
+        /// Its address.
+        unit: u8,
+        /// What came last.
+        reason: String,
+    },
+    /// It answers again.
+    SlaveBack {
+        /// Its address.
+        unit: u8,
+    },
+    /// A Modbus slave has not what the register map says. These series are read no more.
+    Refused {
+        /// Its address.
+        unit: u8,
+        /// The series.
+        series: Vec<Arc<str>>,
+        /// What it said.
+        reason: String,
     },
     /// What the driver of a serial line has counted since the last look: characters, not messages.
     LineErrors {
@@ -180,6 +201,39 @@ pub struct SourceStatus {
     pub refused: Vec<(String, String)>,
     /// Why the last connection ended or could not be made; `None` once all is well again.
     pub last_error: Option<String>,
+    /// The slaves of a Modbus source.
+    pub slaves: Vec<SlaveStatus>,
+}
+
+/// A Modbus slave as it is now. Counts are since the start of the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlaveStatus {
+    /// Its address.
+    pub unit: u8,
+    /// Whether it answers; `None` before it was asked first.
+    pub answers: Option<bool>,
+    /// Requests that were sent to it.
+    pub requests: u64,
+    /// Answers with data.
+    pub answered: u64,
+    /// Refusals and errors that it answered with.
+    pub exceptions: u64,
+    /// Requests without any answer in time.
+    pub silent: u64,
+    /// Requests whose answer was damaged or belonged to something else.
+    pub garbled: u64,
+    /// Polls that were left out because the one before was not done.
+    pub missed: u64,
+    /// Values of the register map that it refuses and that are not read.
+    pub refused: u64,
+    /// From request to answer, the last time.
+    pub round_trip: Duration,
+    /// The longest one.
+    pub longest_round_trip: Duration,
+    /// All together.
+    pub round_trips: Duration,
+    /// What went wrong last.
+    pub last_error: Option<String>,
 }
 
 /// The rest of the daemon's side of a source.
@@ -237,6 +291,7 @@ pub(crate) struct Shared {
 }
 
 struct Seen {
+    slaves: Vec<SlaveStatus>,
     activity: Activity,
     reconnects: u64,
     refused: Vec<(String, String)>,
@@ -259,6 +314,7 @@ impl Shared {
             acks: Mutex::new(Acks::new()),
             acks_due: Notify::new(),
             seen: Mutex::new(Seen {
+                slaves: Vec::new(),
                 activity: Activity::Connecting,
                 reconnects: 0,
                 refused: Vec::new(),
@@ -318,6 +374,16 @@ impl Shared {
         seen.refused = refused;
     }
 
+    pub(crate) fn set_slaves(&self, slaves: Vec<SlaveStatus>) {
+        self.seen().slaves = slaves;
+    }
+
+    pub(crate) fn slave(&self, index: usize, change: impl FnOnce(&mut SlaveStatus)) {
+        if let Some(slave) = self.seen().slaves.get_mut(index) {
+            change(slave);
+        }
+    }
+
     pub(crate) fn failed(&self, error: String) {
         self.seen().last_error = Some(error);
     }
@@ -366,6 +432,7 @@ impl Shared {
             stale_acks,
             refused: seen.refused.clone(),
             last_error: seen.last_error.clone(),
+            slaves: seen.slaves.clone(),
         }
     }
 }

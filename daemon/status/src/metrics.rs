@@ -37,6 +37,7 @@ fn render(snapshot: &Snapshot, ledger: &Ledger, ready: &Readiness, healthy: bool
     let mut out = Exposition::default();
     gateway(&mut out, snapshot, ledger, ready, healthy);
     sources(&mut out, snapshot);
+    slaves(&mut out, snapshot);
     chains::pipelines(&mut out, snapshot);
     chains::filters(&mut out, snapshot);
     chains::rollouts(&mut out, snapshot);
@@ -251,6 +252,83 @@ fn sources(out: &mut Exposition, snapshot: &Snapshot) {
         if let Some(age) = source.last_message_age_seconds {
             family.sample(&[("source", &source.name)], age);
         }
+    }
+}
+
+/// The slaves of Modbus sources. Without any there are no such families.
+fn slaves(out: &mut Exposition, snapshot: &Snapshot) {
+    let all: Vec<_> = snapshot
+        .sources
+        .iter()
+        .flat_map(|source| {
+            source
+                .slaves
+                .iter()
+                .map(|slave| (&source.name, slave.unit.to_string(), slave))
+        })
+        .collect();
+    if all.is_empty() {
+        return;
+    }
+    let mut family = out.gauge(
+        "tidegate_modbus_slave_answers",
+        "1 while the slave answers, 0 while it does not; absent before it was asked first.",
+    );
+    for (source, unit, slave) in &all {
+        if let Some(answers) = slave.answers {
+            family.sample(&[("source", source), ("unit", unit)], u8::from(answers));
+        }
+    }
+    let mut family = out.counter(
+        "tidegate_modbus_requests_total",
+        "Requests to the slave, by what came of them.",
+    );
+    for (source, unit, slave) in &all {
+        for (result, count) in [
+            ("answered", slave.answered),
+            ("exception", slave.exceptions),
+            ("silent", slave.silent),
+            ("garbled", slave.garbled),
+        ] {
+            family.sample(
+                &[("source", source), ("unit", unit), ("result", &result)],
+                count,
+            );
+        }
+    }
+    let mut family = out.counter(
+        "tidegate_modbus_polls_missed_total",
+        "Polls of the slave left out because the one before was not done.",
+    );
+    for (source, unit, slave) in &all {
+        family.sample(&[("source", source), ("unit", unit)], slave.missed);
+    }
+    let mut family = out.gauge(
+        "tidegate_modbus_refused_values",
+        "Values of the register map that the slave refuses.",
+    );
+    for (source, unit, slave) in &all {
+        family.sample(&[("source", source), ("unit", unit)], slave.refused);
+    }
+    let mut family = out.counter(
+        "tidegate_modbus_round_trip_seconds_total",
+        "Time from request to answer, all together; answered and exception are their number.",
+    );
+    for (source, unit, slave) in &all {
+        family.sample(
+            &[("source", source), ("unit", unit)],
+            slave.round_trip_sum_seconds,
+        );
+    }
+    let mut family = out.gauge(
+        "tidegate_modbus_round_trip_longest_seconds",
+        "The longest time from request to answer since the start.",
+    );
+    for (source, unit, slave) in &all {
+        family.sample(
+            &[("source", source), ("unit", unit)],
+            slave.round_trip_longest_seconds,
+        );
     }
 }
 

@@ -24,8 +24,8 @@ use crate::verdict::{self, Level, Losses, Verdict};
 use crate::view::{
     AlarmRow, AlarmSeverity, AlarmState, CandidateStatus, ClockStep, DeployState, ErrorLevel,
     FilterState, FilterStatus, ModuleOrigin, ModuleState, PipelineStatus, RolloutDecision,
-    RolloutStatus, Snapshot, SourceState, SourceStatus, StoreState, TickStatus, UplinkState,
-    UplinkStatus,
+    RolloutStatus, SlaveStatus, Snapshot, SourceState, SourceStatus, StoreState, TickStatus,
+    UplinkState, UplinkStatus,
 };
 
 /// An uplink whose oldest item has waited for less is not behind.
@@ -231,6 +231,59 @@ impl SourceStatus {
 
     fn dropped_words(&self) -> String {
         reasons(&self.dropped)
+    }
+}
+
+impl SlaveStatus {
+    /// Whether it does all that it is asked.
+    fn is_well(&self) -> bool {
+        self.answers != Some(false) && self.refused == 0
+    }
+
+    fn level(&self) -> Level {
+        if self.is_well() {
+            Level::Good
+        } else {
+            Level::Warn
+        }
+    }
+
+    fn words(&self) -> String {
+        let state = match self.answers {
+            None => "was not asked yet",
+            Some(true) => "answers",
+            Some(false) => "does not answer",
+        };
+        let mut words = format!(
+            "slave {} {state} · {} of {}",
+            self.unit,
+            format::count(self.answered),
+            format::counted(self.requests, "request", "requests")
+        );
+        if self.answered + self.exceptions > 0 {
+            words += &format!(
+                " · {}, at most {}",
+                format::duration(self.round_trip_seconds),
+                format::duration(self.round_trip_longest_seconds)
+            );
+        }
+        for (count, what) in [
+            (self.silent, "without an answer"),
+            (self.garbled, "damaged"),
+            (self.exceptions, "refused"),
+            (self.missed, "polls missed"),
+        ] {
+            if count > 0 {
+                words += &format!(" · {} {what}", format::count(count));
+            }
+        }
+        if self.refused > 0 {
+            words += &format!(
+                " · has not {}",
+                format::counted(self.refused, "value", "values")
+            );
+        }
+        words
     }
 }
 

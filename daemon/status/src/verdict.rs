@@ -102,6 +102,7 @@ pub(crate) fn judge(
     findings.extend(decoders(snapshot));
     findings.extend(rollouts(snapshot));
     findings.extend(sources(snapshot, now));
+    findings.extend(slaves(snapshot));
     findings.extend(uplinks(snapshot, now));
     findings.extend(failovers(snapshot));
     findings.extend(certificates::findings(snapshot, now));
@@ -392,13 +393,29 @@ fn sources(snapshot: &Snapshot, now: i64) -> impl Iterator<Item = Finding> {
                 source.backing_off_until,
                 now,
             ),
-            hint: if source.kind == "serial" {
+            hint: if source.kind == "serial" || source.kind == "modbus-rtu" {
                 format!("Check that {} is plugged in and may be opened.", source.url)
             } else {
                 format!("Check that {} runs and can be reached.", source.url)
             },
             anchor: format!("#source-{at}"),
         })
+}
+
+/// Slaves that do not answer while their line is well.
+fn slaves(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
+    let sources = snapshot.sources.iter().enumerate();
+    let lines = sources.filter(|(_, source)| source.state == SourceState::Subscribed);
+    lines.flat_map(|(at, source)| {
+        let silent = source.slaves.iter().filter(|slave| slave.answers == Some(false));
+        silent.map(move |slave| Finding {
+            level: Level::Warn,
+            what: format!("Slave {} of source {} does not answer", slave.unit, source.name),
+            detail: sentence(slave.last_error.as_deref().unwrap_or_default()),
+            hint: "It is asked now and then, and the others as ever: check its power, its wires and its address.".to_owned(),
+            anchor: format!("#source-{at}"),
+        })
+    })
 }
 
 fn uplinks(snapshot: &Snapshot, now: i64) -> impl Iterator<Item = Finding> {

@@ -182,6 +182,39 @@ pub struct SourceStatus {
     pub receive_window: Option<u32>,
     /// Seconds since the last message; `null` where none came since the start.
     pub last_message_age_seconds: Option<f64>,
+    /// The slaves of a Modbus source, by address; empty for other kinds.
+    pub slaves: Vec<SlaveStatus>,
+}
+
+/// A Modbus slave. Counts are since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SlaveStatus {
+    /// Its address.
+    pub unit: u8,
+    /// Whether it answers; `null` before it was asked first.
+    pub answers: Option<bool>,
+    /// Requests sent to it.
+    pub requests: u64,
+    /// Answers with data.
+    pub answered: u64,
+    /// Refusals and errors that it answered with.
+    pub exceptions: u64,
+    /// Requests without any answer in time.
+    pub silent: u64,
+    /// Requests whose answer was damaged or belonged to another request.
+    pub garbled: u64,
+    /// Polls left out because the one before was not done.
+    pub missed: u64,
+    /// Values of the register map that it refuses.
+    pub refused: u64,
+    /// From request to answer, the last time.
+    pub round_trip_seconds: f64,
+    /// The longest one.
+    pub round_trip_longest_seconds: f64,
+    /// All together, of answered requests and exceptions.
+    pub round_trip_sum_seconds: f64,
+    /// What went wrong last; kept after it recovered.
+    pub last_error: Option<String>,
 }
 
 /// How a source's connection is.

@@ -10,6 +10,7 @@ mod doctor;
 mod history;
 mod identity;
 mod ledger;
+mod modbus;
 mod module;
 mod quarantine;
 mod rehearse;
@@ -82,6 +83,9 @@ enum Command {
     /// Look into what was set aside; replay or drop it
     #[command(subcommand)]
     Quarantine(quarantine::Command),
+    /// Read and write single values of Modbus slaves; import a register map
+    #[command(subcommand)]
+    Modbus(modbus::Command),
     /// Look into filter modules; begin a new one
     #[command(subcommand)]
     Module(module::Command),
@@ -152,6 +156,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Identity(command) => identity::run(&command),
         Command::History(arguments) => history::run(&arguments),
         Command::Quarantine(command) => quarantine::run(&command),
+        Command::Modbus(command) => modbus::run(&command),
         Command::Module(command) => module::run(&command),
         #[cfg(feature = "publish")]
         Command::Repo(command) => repo::run(&command),

@@ -331,7 +331,8 @@ fn of_site(config: &Path, file: &Path, found: &Inspection) -> Result<OfSite, Fai
             | Decode::Text
             | Decode::Csv { .. }
             | Decode::Regex { .. }
-            | Decode::Binary { .. } => false,
+            | Decode::Binary { .. }
+            | Decode::Lines => false,
         }));
     let gets = grants::granted(&manifest, &policy, secrets.any(|named| named));
     let directories = grants::directories(&manifest, &config.policy.directories);

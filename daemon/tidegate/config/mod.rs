@@ -5,6 +5,7 @@
 
 mod bounds;
 mod deploy;
+mod modbus;
 mod model;
 mod mqtt;
 mod pipeline;
@@ -26,10 +27,11 @@ use std::ffi::OsString;
 use std::path::Path;
 
 pub(crate) use bounds::Limits;
+pub(crate) use modbus::TYPES as MODBUS_TYPES;
 pub(crate) use model::{
     Broker, ClockTrust, Config, Decode, Deploy, EventTime, Filter, From, Full, Identity,
-    IdentityBy, Modules, MqttSource, MqttVersion, OnFailure, Pipeline, Policy, Repository, Route,
-    Secret, Send, SerialSource, Source, SourceKind, TimeUnit, Uplink,
+    IdentityBy, ModbusSource, Modules, MqttSource, MqttVersion, OnFailure, Pipeline, Policy,
+    Repository, Route, Secret, Send, SerialSource, Source, SourceKind, TimeUnit, Uplink,
 };
 pub(crate) use report::Problems;
 pub(crate) use source::CORRELATION_DATA;

@@ -13,7 +13,7 @@ use tidegate_domain::command;
 use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::Severity;
 use tidegate_domain::signature::PublicKey;
-use tidegate_ingest::{Framing, LineSettings, Query, Rs485};
+use tidegate_ingest::{Framing, Link, ModbusLine, Port, Query, ReadGroup};
 use tidegate_pipeline::LoadLimits;
 use tidegate_pipeline::decode::BinaryField;
 use tidegate_tls::TlsConfig;
@@ -169,6 +169,8 @@ pub(crate) enum SourceKind {
     Mqtt(MqttSource),
     /// Frames of a serial line.
     Serial(SerialSource),
+    /// Registers of Modbus slaves.
+    Modbus(ModbusSource),
 }
 
 impl SourceKind {
@@ -177,6 +179,10 @@ impl SourceKind {
         match self {
             Self::Mqtt(_) => "mqtt",
             Self::Serial(_) => "serial",
+            Self::Modbus(modbus) => match modbus.line.link {
+                Link::Serial(_) => "modbus-rtu",
+                Link::Tcp { .. } => "modbus-tcp",
+            },
         }
     }
 }
@@ -184,14 +190,8 @@ impl SourceKind {
 /// `kind = "serial"`
 #[derive(Clone, Debug)]
 pub(crate) struct SerialSource {
-    /// The device, or a link that names its identity.
-    pub(crate) device: PathBuf,
-    /// Speed and bits.
-    pub(crate) line: LineSettings,
-    /// Whether no other program may open it meanwhile.
-    pub(crate) exclusive: bool,
-    /// Direction of an RS-485 transceiver.
-    pub(crate) rs485: Option<Rs485>,
+    /// The device and how it is set.
+    pub(crate) port: Port,
     /// How the stream is cut.
     pub(crate) framing: Framing,
     /// Bytes of the longest frame.
@@ -202,6 +202,17 @@ pub(crate) struct SerialSource {
     pub(crate) initial: Vec<u8>,
     /// Written again and again.
     pub(crate) query: Option<Query>,
+}
+
+/// `kind = "modbus-rtu"` and `"modbus-tcp"`
+#[derive(Clone, Debug)]
+pub(crate) struct ModbusSource {
+    /// How slaves are reached.
+    pub(crate) line: ModbusLine,
+    /// What is read.
+    pub(crate) groups: Vec<ReadGroup>,
+    /// Units of measure, by series.
+    pub(crate) measures: Vec<(String, String)>,
 }
 
 /// `kind = "mqtt"`
@@ -291,6 +302,8 @@ pub(crate) enum Decode {
         /// The fields.
         fields: Vec<BinaryField>,
     },
+    /// The source has readings already.
+    Lines,
 }
 
 /// `decode = { module = … }`

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tidegate_ingest::{
-    Checksum, Covers, ENVELOPE_BYTES, Envelope, Escape, Flow, Framing, LineSettings, Parity, Query,
-    Rs485, Width,
+    Checksum, Covers, ENVELOPE_BYTES, Envelope, Escape, Flow, Framing, LineSettings, Parity, Port,
+    Query, Rs485, Width,
 };
 
 use super::model::SerialSource;
@@ -34,6 +34,23 @@ const RS485_DELAY_MAX: Duration = Duration::from_millis(100);
 
 /// Reads the keys of a serial source. `None` where an error was reported that leaves nothing to return.
 pub(super) fn serial(cx: &mut Checker, section: &mut Section<'_>) -> Option<SerialSource> {
+    let port = port(cx, section);
+    let frame = frame(cx, section);
+    let query = query(cx, section);
+    let (framing, longest, pause) = frame?;
+    let (initial, query) = query?;
+    Some(SerialSource {
+        port: port?,
+        framing,
+        longest,
+        pause,
+        initial,
+        query,
+    })
+}
+
+/// The device and how it is set.
+pub(super) fn port(cx: &mut Checker, section: &mut Section<'_>) -> Option<Port> {
     const DEVICE: &str =
         "write the device, as in device = \"/dev/serial/by-id/usb-…\" or \"/dev/ttyS0\"";
     let device = section.text_required(cx, "device", DEVICE);
@@ -80,11 +97,7 @@ pub(super) fn serial(cx: &mut Checker, section: &mut Section<'_>) -> Option<Seri
     );
     let exclusive = section.flag(cx, "exclusive", true);
     let rs485 = rs485(cx, section);
-    let frame = frame(cx, section);
-    let query = query(cx, section);
-    let (framing, longest, pause) = frame?;
-    let (initial, query) = query?;
-    Some(SerialSource {
+    Some(Port {
         device: device?.value.into(),
         line: LineSettings {
             speed: u32::try_from(speed.value).ok()?,
@@ -95,11 +108,6 @@ pub(super) fn serial(cx: &mut Checker, section: &mut Section<'_>) -> Option<Seri
         },
         exclusive: exclusive.value,
         rs485: rs485?,
-        framing,
-        longest,
-        pause,
-        initial,
-        query,
     })
 }
 

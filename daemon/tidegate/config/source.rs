@@ -9,6 +9,7 @@ use tidegate_pipeline::decode::{
 };
 
 use super::bounds::limits;
+use super::modbus::modbus;
 use super::model::{
     Decode, DecoderModule, EventTime, Identity, IdentityBy, MqttSource, MqttVersion, Source,
     SourceKind, Subscription, TimeUnit, join,
@@ -20,7 +21,7 @@ use super::report::Place;
 use super::section::{At, Checker, Section, suggest};
 use super::serial::{order, serial};
 
-/// The kinds that the format knows; all but the first two come with later versions.
+/// The kinds that the format knows; the last one comes with a later version.
 const KINDS: [&str; 5] = ["mqtt", "serial", "modbus-rtu", "modbus-tcp", "driver"];
 /// The window of a 3.1.1 broker unless it is told otherwise: mosquitto's default.
 const IN_FLIGHT: i64 = 20;
@@ -59,10 +60,13 @@ pub(super) fn source(
     if kind.value == "serial" {
         return serial_source(cx, section, entry);
     }
+    if kind.value == "modbus-rtu" || kind.value == "modbus-tcp" {
+        return modbus_source(cx, section, entry, kind.value == "modbus-rtu");
+    }
     if kind.value != "mqtt" {
         if KINDS.contains(&kind.value.as_str()) {
             let message = format!("sources of kind `{}` come with a later version", kind.value);
-            let help = "this version reads MQTT and serial lines: write kind = \"mqtt\" or \"serial\", or remove the source";
+            let help = "this version reads MQTT, serial lines and Modbus: write kind = \"mqtt\", \"serial\", \"modbus-rtu\" or \"modbus-tcp\", or remove the source";
             cx.error(kind.place, message, help.to_owned());
         } else {
             let message = format!("`{}` is no kind of source", kind.value);
@@ -190,6 +194,50 @@ fn serial_source(cx: &mut Checker, mut section: Section<'_>, entry: &Entry) -> O
     })
 }
 
+/// The rest of a Modbus source.
+fn modbus_source(
+    cx: &mut Checker,
+    mut section: Section<'_>,
+    entry: &Entry,
+    rtu: bool,
+) -> Option<Source> {
+    let modbus = modbus(cx, &mut section, &entry.key, rtu);
+    let stale_after = section.duration_or(
+        cx,
+        "stale-after",
+        Duration::from_secs(1)..=STALE_AFTER_MAX,
+        STALE_AFTER,
+    );
+    let stale_alarm = section.choice(cx, "stale-alarm", &STALE_ALARMS, "none");
+    section.finish(cx);
+    let modbus = modbus?;
+    let rarest = modbus
+        .groups
+        .iter()
+        .map(|group| group.on_change.unwrap_or(group.interval));
+    if let Some(rarest) = rarest.max().filter(|rarest| *rarest >= stale_after.value) {
+        let message = format!(
+            "values come every {}, and `stale-after` is {}",
+            super::units::show_duration(rarest),
+            super::units::show_duration(stale_after.value)
+        );
+        let help = "write a longer stale-after, or a shorter interval or max-age";
+        cx.warning(
+            stale_after.place.or(Some(entry.place)),
+            message,
+            help.to_owned(),
+        );
+    }
+    Some(Source {
+        name: entry.key.clone(),
+        kind: SourceKind::Modbus(modbus),
+        decode: Decode::Lines,
+        identity: None,
+        stale_after: stale_after.value,
+        stale_alarm: stale_alarm?,
+    })
+}
+
 /// By what duplicates are known. `v5`: whether the broker speaks MQTT 5, where that is known.
 fn identity(
     cx: &mut Checker,
@@ -288,7 +336,8 @@ fn check_identity_field(cx: &mut Checker, field: &At<String>, decode: Option<&De
             let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
             cx.error(field.place, message, suggest(&field.value, &columns));
         }
-        Some(Decode::Csv { .. } | Decode::Json { .. }) | None => {}
+        // A source with readings of its own has no identity to ask for.
+        Some(Decode::Csv { .. } | Decode::Json { .. } | Decode::Lines) | None => {}
     }
 }
 

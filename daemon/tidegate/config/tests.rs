@@ -30,7 +30,7 @@ url = "mqtt://cloud.example"
 
 /// Loads files by name, `tidegate.toml` first among them, in a directory of their own. Its name is cut from what is
 /// returned.
-fn load(files: &[(&str, &str)], env: &[(&str, &str)]) -> Loaded {
+pub(super) fn load(files: &[(&str, &str)], env: &[(&str, &str)]) -> Loaded {
     let directory = tempfile::tempdir().unwrap();
     load_in(directory.path(), files, env)
 }
@@ -53,7 +53,7 @@ fn load_in(directory: &Path, files: &[(&str, &str)], env: &[(&str, &str)]) -> Lo
 }
 
 /// `error tidegate.toml:1:2 message (help)` for each problem.
-fn told(loaded: &Loaded) -> Vec<String> {
+pub(super) fn told(loaded: &Loaded) -> Vec<String> {
     serde_json::to_value(&loaded.problems)
         .unwrap()
         .as_array()
@@ -355,8 +355,8 @@ fn tls_and_its_keys() {
 #[test]
 fn kinds_that_come_later() {
     check(
-        &[("kind = \"mqtt\"\n", "kind = \"modbus-tcp\"\nunit = 1\n")],
-        &["error tidegate.toml:4:8 sources of kind `modbus-tcp` come with a later version"],
+        &[("kind = \"mqtt\"\n", "kind = \"driver\"\nunit = 1\n")],
+        &["error tidegate.toml:4:8 sources of kind `driver` come with a later version"],
     );
     check(
         &[("kind = \"mqtt\"\n", "kind = \"mqt\"\n")],
@@ -1265,6 +1265,21 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
         .concat(),
     );
     has(
+        &["source", "energy"],
+        &[
+            "kind",
+            "url",
+            "framing",
+            "timeout",
+            "retries",
+            "quarantine",
+            "pause",
+            "read",
+            "stale-after",
+            "stale-alarm",
+        ],
+    );
+    has(
         &["source", "scale"],
         &[
             "kind",
@@ -1482,15 +1497,16 @@ proptest! {
 }
 
 const SCALE: &str = include_str!("../../../config/examples/scale-rs232.toml");
+const METER: &str = include_str!("../../../config/examples/energy-meter-modbus.toml");
 const GPS: &str = include_str!("../../../config/examples/gps-nmea.toml");
 
 #[test]
 fn the_examples_have_no_problem() {
-    for text in [SCALE, GPS] {
+    for (text, kind) in [(SCALE, "serial"), (GPS, "serial"), (METER, "modbus-rtu")] {
         let loaded = load(&[("tidegate.toml", text)], &[]);
         assert!(loaded.problems.is_empty(), "{}", loaded.problems);
         let config = loaded.config.unwrap();
-        assert!(matches!(config.sources[0].kind, SourceKind::Serial(_)));
+        assert_eq!(config.sources[0].kind.as_str(), kind);
     }
 }
 
@@ -1512,13 +1528,17 @@ fn what_others_write_of_a_serial_line() {
     let SourceKind::Serial(scale) = &config.sources[0].kind else {
         panic!("{:?}", config.sources[0]);
     };
-    assert_eq!(scale.device, Path::new("/dev/serial/by-id/usb-scale"));
+    assert_eq!(scale.port.device, Path::new("/dev/serial/by-id/usb-scale"));
     assert_eq!(
-        (scale.line.speed, scale.line.data_bits, scale.line.stop_bits),
+        (
+            scale.port.line.speed,
+            scale.port.line.data_bits,
+            scale.port.line.stop_bits
+        ),
         (9600, 8, 1)
     );
     assert_eq!(
-        (scale.line.parity, scale.exclusive),
+        (scale.port.line.parity, scale.port.exclusive),
         (tidegate_ingest::Parity::None, true)
     );
     assert_eq!(scale.framing, tidegate_ingest::Framing::Lines);

@@ -12,8 +12,8 @@ use tidegate_pipeline::manifest::is_directory_name;
 use super::bounds::{limits as limits_of, loading};
 use super::deploy::deploy;
 use super::model::{
-    Broker, ClockTrust, Config, Full, Gateway, Modules, Policy, SeriesDescription, SourceKind,
-    Status, Store, join,
+    Broker, ClockTrust, Config, Full, Gateway, Modules, Policy, SeriesDescription, Source,
+    SourceKind, Status, Store, join,
 };
 use super::mqtt::{Identity, check_identities, filter_matches};
 use super::pipeline::{Names, check_glob, pipeline};
@@ -168,14 +168,15 @@ fn root(cx: &mut Checker, table: &Table, host: &Host) -> Config {
         uplinks: uplink_entries.iter().map(|e| e.key.as_str()).collect(),
     };
     let mut identities: Vec<Identity> = Vec::new();
-    let sources = source_entries
+    let sources: Vec<Source> = source_entries
         .iter()
         .filter_map(|entry| source(cx, entry, &gateway.id, &mut identities))
         .collect();
-    let series = series_entries
+    let mut series: Vec<SeriesDescription> = series_entries
         .iter()
         .map(|entry| description(cx, entry))
         .collect();
+    series.extend(sources.iter().flat_map(measures));
     let pipelines: Vec<_> = pipeline_entries
         .iter()
         .map(|entry| pipeline(cx, entry, &names))
@@ -210,6 +211,22 @@ fn root(cx: &mut Checker, table: &Table, host: &Host) -> Config {
     };
     check_whole(cx, &config, &source_entries, &uplink_entries);
     config
+}
+
+/// What a register map says that its values measure. What [series] says comes before it.
+fn measures(source: &Source) -> Vec<SeriesDescription> {
+    let SourceKind::Modbus(modbus) = &source.kind else {
+        return Vec::new();
+    };
+    let measures = modbus.measures.iter();
+    measures
+        .map(|(series, measure)| SeriesDescription {
+            glob: globset::escape(series),
+            measure: Some(measure.clone()),
+            description: None,
+            stale_alarm: None,
+        })
+        .collect()
 }
 
 /// What only the whole shows.

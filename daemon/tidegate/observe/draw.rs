@@ -78,6 +78,7 @@ impl Observer {
             last_message_age_seconds: seen
                 .and_then(|seen| seen.counted)
                 .map(|at| at.elapsed().as_secs_f64()),
+            slaves: status.slaves.into_iter().map(slave).collect(),
         }
     }
 
@@ -505,7 +506,26 @@ pub(crate) fn store_state(state: StoreState) -> view::StoreState {
 pub(crate) fn source_url(source: &config::Source) -> String {
     match &source.kind {
         config::SourceKind::Mqtt(mqtt) => url(&mqtt.broker),
-        config::SourceKind::Serial(serial) => serial.device.display().to_string(),
+        config::SourceKind::Serial(serial) => serial.port.device.display().to_string(),
+        config::SourceKind::Modbus(modbus) => modbus.line.link.shown(),
+    }
+}
+
+fn slave(slave: tidegate_ingest::SlaveStatus) -> view::SlaveStatus {
+    view::SlaveStatus {
+        unit: slave.unit,
+        answers: slave.answers,
+        requests: slave.requests,
+        answered: slave.answered,
+        exceptions: slave.exceptions,
+        silent: slave.silent,
+        garbled: slave.garbled,
+        missed: slave.missed,
+        refused: slave.refused,
+        round_trip_seconds: slave.round_trip.as_secs_f64(),
+        round_trip_longest_seconds: slave.longest_round_trip.as_secs_f64(),
+        round_trip_sum_seconds: slave.round_trips.as_secs_f64(),
+        last_error: slave.last_error,
     }
 }
 

@@ -12,14 +12,8 @@ pub struct SerialConfig {
     pub index: usize,
     /// Its name, which stands where another's topic would.
     pub name: String,
-    /// The device, or a link to it that names its identity (`/dev/serial/by-id/…`).
-    pub device: PathBuf,
-    /// How the line is set.
-    pub line: LineSettings,
-    /// Whether no other program may open the device meanwhile.
-    pub exclusive: bool,
-    /// Direction of an RS-485 transceiver, switched by the kernel.
-    pub rs485: Option<Rs485>,
+    /// The line.
+    pub port: Port,
     /// How the stream is cut.
     pub framing: Framing,
     /// Bytes of the longest frame.
@@ -30,6 +24,19 @@ pub struct SerialConfig {
     pub initial: Vec<u8>,
     /// What is written again and again.
     pub query: Option<Query>,
+}
+
+/// A device and how it is set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The device, or a link to it that names its identity (`/dev/serial/by-id/…`).
+    pub device: PathBuf,
+    /// How the line is set.
+    pub line: LineSettings,
+    /// Whether no other program may open the device meanwhile.
+    pub exclusive: bool,
+    /// Direction of an RS-485 transceiver, switched by the kernel.
+    pub rs485: Option<Rs485>,
 }
 
 /// What an instrument has to be asked.

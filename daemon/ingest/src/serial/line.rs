@@ -8,7 +8,7 @@ use std::path::Path;
 
 use tokio::io::unix::AsyncFd;
 
-use super::config::SerialConfig;
+use super::config::Port;
 use super::sys::{self, Counts};
 
 /// Major numbers of pseudo terminals (Linux `Documentation/admin-guide/devices.txt`).
@@ -16,7 +16,7 @@ const PSEUDO_TERMINALS: std::ops::RangeInclusive<u64> = 136..=143;
 
 /// An open line. Dropping it closes the device: one that is held while it is gone makes the kernel give another name to the
 /// one that comes back.
-pub(super) struct Line {
+pub(crate) struct Line {
     file: AsyncFd<File>,
     exclusive: bool,
     /// What the driver had counted at the last look; `None` where it counts nothing.
@@ -25,7 +25,7 @@ pub(super) struct Line {
 
 /// Why a line cannot be used, or no longer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LineError {
+pub(crate) enum LineError {
     #[error("`{device}` is not there; it is taken up when it is plugged in")]
     Absent { device: String },
     #[error(
@@ -55,9 +55,16 @@ pub(super) enum LineError {
 }
 
 impl LineError {
+    /// A read that brings nothing says that the line has been hung up.
+    pub(crate) fn gone(port: &Port) -> Self {
+        Self::Gone {
+            device: shown(&port.device),
+        }
+    }
+
     /// What a read or a write says of a line.
-    pub(super) fn broken(config: &SerialConfig, error: io::Error) -> Self {
-        let device = shown(&config.device);
+    pub(crate) fn broken(port: &Port, error: io::Error) -> Self {
+        let device = shown(&port.device);
         match error.raw_os_error() {
             Some(libc::EIO | libc::ENXIO | libc::ENODEV) => Self::Gone { device },
             Some(_) | None => Self::Failed { device, error },
@@ -66,8 +73,8 @@ impl LineError {
 }
 
 impl Line {
-    pub(super) fn open(config: &SerialConfig) -> Result<Self, LineError> {
-        let device = || shown(&config.device);
+    pub(crate) fn open(port: &Port) -> Result<Self, LineError> {
+        let device = || shown(&port.device);
         let failed = |error: io::Error| match (error.kind(), error.raw_os_error()) {
             (ErrorKind::NotFound, _) | (_, Some(libc::ENXIO | libc::ENODEV)) => {
                 LineError::Absent { device: device() }
@@ -84,9 +91,9 @@ impl Line {
             .read(true)
             .write(true)
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-            .open(&config.device)
+            .open(&port.device)
             .map_err(failed)?;
-        if config.exclusive {
+        if port.exclusive {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -95,7 +102,7 @@ impl Line {
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
         }
-        let line = &config.line;
+        let line = &port.line;
         let as_asked =
             sys::configure(file.as_fd(), line).map_err(|error| match error.raw_os_error() {
                 Some(libc::ENOTTY) => LineError::NoLine { device: device() },
@@ -106,15 +113,15 @@ impl Line {
                 },
             })?;
         if !as_asked {
-            tracing::warn!(source = %config.name, "the driver of `{}` did not take all of {line:?}", device());
+            tracing::warn!("the driver of `{}` did not take all of {line:?}", device());
         }
         // On a pseudo terminal it would outlive us for as long as the other end is open.
         let major = major(file.metadata().map_err(failed)?.rdev());
-        let exclusive = config.exclusive && !PSEUDO_TERMINALS.contains(&major);
+        let exclusive = port.exclusive && !PSEUDO_TERMINALS.contains(&major);
         if exclusive {
             sys::set_exclusive(file.as_fd(), true).map_err(failed)?;
         }
-        if let Some(rs485) = &config.rs485 {
+        if let Some(rs485) = &port.rs485 {
             sys::set_rs485(file.as_fd(), rs485).map_err(|error| LineError::Rs485 {
                 device: device(),
                 error,
@@ -129,7 +136,7 @@ impl Line {
     }
 
     /// Reads what is there, at least a byte; `Ok(0)` where the line has been hung up. Can be cancelled.
-    pub(super) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.file.readable().await?;
             match ready.try_io(|file| file.get_ref().read(buffer)) {
@@ -140,8 +147,13 @@ impl Line {
         }
     }
 
+    /// Reads what is there at this moment.
+    pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.get_ref().read(buffer)
+    }
+
     /// Writes some of the bytes. Can be cancelled.
-    pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.file.writable().await?;
             match ready.try_io(|file| file.get_ref().write(bytes)) {

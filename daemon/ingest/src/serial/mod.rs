@@ -12,6 +12,7 @@ mod line;
 mod source;
 mod sys;
 
-pub use config::{Flow, LineSettings, Parity, Query, Rs485, SerialConfig};
+pub use config::{Flow, LineSettings, Parity, Port, Query, Rs485, SerialConfig};
 pub use framing::{Checksum, Covers, ENVELOPE_BYTES, Envelope, Escape, Framing, Width};
+pub(crate) use line::{Line, LineError};
 pub use source::{SerialSource, serial};

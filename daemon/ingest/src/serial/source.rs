@@ -131,7 +131,7 @@ impl<T: From<Received> + Send> SerialSource<T> {
         loop {
             self.shared.set_activity(Activity::Connecting);
             let began = Instant::now();
-            let end = match Line::open(&config) {
+            let end = match Line::open(&config.port) {
                 Ok(line) => {
                     said.clear();
                     self.serve(&config, line, clock).await
@@ -191,7 +191,7 @@ impl<T: From<Received> + Send> SerialSource<T> {
         self.opened += 1;
         self.shared.connected(self.opened == 1);
         self.shared.subscribed(Vec::new());
-        let device = config.device.display().to_string();
+        let device = config.port.device.display().to_string();
         self.reporter.report(clock(), Occurrence::Opened { device });
 
         let mut output = config.initial.clone();
@@ -232,12 +232,10 @@ impl<T: From<Received> + Send> SerialSource<T> {
             };
             let heard = match wake {
                 Wake::Read(Ok(0)) => {
-                    break LineError::Gone {
-                        device: config.device.display().to_string(),
-                    };
+                    break LineError::gone(&config.port);
                 }
                 Wake::Read(Err(error)) | Wake::Written(Err(error)) => {
-                    break LineError::broken(config, error);
+                    break LineError::broken(&config.port, error);
                 }
                 Wake::Read(Ok(read)) => {
                     silent_at = Some(Instant::now() + framer.pause().unwrap_or(FLUSH));
@@ -385,7 +383,7 @@ async fn rest(
     if !config.initial.is_empty() || config.query.is_some() {
         return None;
     }
-    let characters = CUT_BITS * 1_000_000 / u64::from(config.line.speed.max(1));
+    let characters = CUT_BITS * 1_000_000 / u64::from(config.port.line.speed.max(1));
     // What is there is taken, however late this task comes to look.
     tokio::time::timeout(CUT + Duration::from_micros(characters), line.read(buffer))
         .await

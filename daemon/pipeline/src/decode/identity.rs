@@ -38,7 +38,9 @@ impl IdentityField {
                 path: field.to_owned(),
             },
             As::Text => return Err(DecodeConfigError::IdentityOfText),
-            As::Regex { .. } | As::Binary { .. } => return Err(DecodeConfigError::IdentityNowhere),
+            As::Regex { .. } | As::Binary { .. } | As::Lines => {
+                return Err(DecodeConfigError::IdentityNowhere);
+            }
             As::Csv { columns, separator } => {
                 let column = columns.iter().position(|name| name == field);
                 Place::Csv {

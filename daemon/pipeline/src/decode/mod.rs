@@ -8,6 +8,7 @@
 //! | `csv` | lines of fields | one reading for each named field of each line |
 //! | `regex` | a text in which a pattern is found | one reading for each named group |
 //! | `binary` | fields at fixed places | one reading for each field |
+//! | `lines` | readings already, from a source that decodes what it reads (Modbus) | themselves |
 //!
 //! Numbers are never changed without a mark: whole ones up to 64 bits stay integers, a whole one beyond that becomes
 //! the nearest double with quality *uncertain*, and one beyond the doubles becomes an infinity with quality *bad*. Of
@@ -21,6 +22,7 @@ mod binary;
 mod csv;
 mod identity;
 mod json;
+mod lines;
 mod names;
 mod number;
 mod regex;
@@ -81,6 +83,8 @@ pub enum As {
         /// The fields, each with a name of its own.
         fields: Vec<BinaryField>,
     },
+    /// Readings, as [`tidegate_domain::lines`] has them.
+    Lines,
 }
 
 /// A configuration that decodes nothing.
@@ -205,6 +209,7 @@ enum Format {
     Csv(Csv),
     Regex(Pattern),
     Binary(Layout),
+    Lines,
 }
 
 /// A time field as it is looked for.
@@ -231,6 +236,7 @@ impl Decoder {
             As::Json => Format::Json {
                 scratch: String::new(),
             },
+            As::Lines => Format::Lines,
             As::Text if time.is_some() => return Err(DecodeConfigError::TimeFieldOfText),
             As::Text => Format::Text,
             As::Csv { columns, separator } => {
@@ -307,6 +313,7 @@ impl Decoder {
             Format::Csv(csv) => csv.decode(text, &mut self.rows),
             Format::Regex(pattern) => pattern.decode(text, &mut self.rows),
             Format::Binary(layout) => layout.decode(payload, &mut self.rows),
+            Format::Lines => lines::decode(text, &mut self.rows),
         }
     }
 }

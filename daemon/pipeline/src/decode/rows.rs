@@ -39,6 +39,13 @@ impl Rows {
         self.begin = (self.batch.len(), self.batch.texts.len());
     }
 
+    /// Goes to a series by its full name, whatever the topic is.
+    pub(super) fn name(&mut self, series: &str) {
+        self.path.clear();
+        self.path.push_str(series);
+        self.topic = 0;
+    }
+
     /// Keeps the present message's rows and says how many they are.
     pub(super) fn keep(&mut self) -> u32 {
         // Never more than `MESSAGE_READINGS`.

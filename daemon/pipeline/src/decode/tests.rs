@@ -692,7 +692,7 @@ proptest! {
             fields: vec![field("a", 0, BinaryKind::Float32), field("b", 200, BinaryKind::Uint64)],
         };
         let regex = pattern(r"(?P<a>[0-9]+)(?P<b>.)?");
-        for format in [As::Json, As::Text, csv(&["a", "b"]), csv(&["a"]), csv(&[]), binary, regex] {
+        for format in [As::Json, As::Text, csv(&["a", "b"]), csv(&["a"]), csv(&[]), binary, regex, As::Lines] {
             let mut decoder = Decoder::new(config(format)).unwrap();
             let decoded = decoder.decode(&[message("t", &payload), message("t", text.as_bytes())]);
             prop_assert!(decoded.batch.validate().is_ok());
