@@ -404,6 +404,16 @@ fn a_signed_module_runs_shows_its_key_and_stops_with_it() {
     let trusted = format!("signed  by {key}, whom this site trusts");
     assert!(inspected.contains(&trusted), "{inspected}");
 
+    // A configuration without the key that names what it signed is refused, and what ran goes on.
+    stand.trust(&[]);
+    daemon.signal("HUP");
+    let words = format!("is signed by {key}, which is not in `modules.trusted-keys`");
+    wait_for("the refusal", || {
+        daemon.log().contains(&words).then_some(())
+    });
+    assert_eq!(stand.running(&daemon)["name"], "mine");
+    stand.trust(&[&key]);
+
     // Its files are gone and another one is configured: the record brings it back, with the key that had signed it.
     for extension in ["wasm", "json", "sig"] {
         fs::remove_file(stand.file(extension)).unwrap();
@@ -434,7 +444,6 @@ fn a_signed_module_runs_shows_its_key_and_stops_with_it() {
         (stand.running(&daemon)["name"] == "range").then_some(())
     });
     let back = stand.module(&daemon, &["rollback", "range"]);
-    let words = format!("is signed by {key}, which is not in `modules.trusted-keys`");
     assert!(
         !back.status.success() && said(&back).contains(&words),
         "{}",
