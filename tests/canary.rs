@@ -267,7 +267,7 @@ fn a_good_version_takes_over_one_that_wants_more_is_refused_and_an_operator_goes
         .collect();
     assert_eq!(states.len(), 2, "{states:?}");
     check_visible(&stand.config, &daemon, candidate.as_str().unwrap());
-    assert!(states.contains(&"canary".into()) && states.contains(&"active".into()));
+    assert!(states.contains(&"candidate".into()) && states.contains(&"active".into()));
     stand.send(&daemon, 400);
     stand.send(&daemon, 20);
     let decision = wait_decision(&daemon, candidate.as_str().unwrap());

@@ -1,26 +1,31 @@
 //! Modules over the air, in the running gateway: when the repository is looked at, by whom, and what is said of it.
 //!
-//! A thread of its own looks, because a look writes and syncs files. It never touches what runs.
+//! A thread of its own looks and installs, because that writes and syncs files and compiles modules. What it does with what is
+//! here is `install.rs`.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidegate_deploy::{
-    Candidate, Device, DeviceConfig, Directory, Expiry, Http, HttpConfig, Installed, Kind, Now,
-    Pace, Polled, Refusal, Transport,
+    Candidate, Device, Directory, Expiry, Http, HttpConfig, Kind, Now, Pace, Polled, Refusal,
+    Transport,
 };
 use tidegate_domain::backoff::Backoff;
 use tidegate_domain::channel::{Target, Version};
+use tidegate_domain::install::Epoch;
 use tidegate_pipeline::{LoadLimits, Manifest, inspect};
 use tidegate_status::{Refused, view};
 use tidegate_tls::Tls;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::audit::{self, Audit};
-use crate::clock;
 use crate::config::{self, Config, Repository};
+use crate::install::Installer;
+use crate::rollouts::Rollouts;
+use crate::writer::ToWriter;
+use crate::{brought, clock};
 
 /// Orders that wait. Each is somebody at a terminal.
 const ORDERS: usize = 4;
@@ -43,6 +48,14 @@ struct Order {
     reply: oneshot::Sender<Result<Value, Refused>>,
 }
 
+/// Why the desk does something.
+enum Woken {
+    End,
+    Look,
+    Install,
+    Order(Order),
+}
+
 /// What the rest of the gateway has of it.
 #[derive(Clone)]
 pub(crate) struct Handle {
@@ -54,7 +67,8 @@ pub(crate) struct Handle {
 pub(crate) struct Desk {
     config: Arc<Config>,
     deploy: config::Deploy,
-    device: Device,
+    device: Arc<Device>,
+    installer: Installer,
     tls: Option<Arc<Tls>>,
     orders: mpsc::Receiver<Order>,
     status: Arc<Mutex<view::DeployStatus>>,
@@ -62,23 +76,22 @@ pub(crate) struct Desk {
     audit: Audit,
 }
 
-/// Makes both, where `[deploy]` is configured.
+/// Makes both, where `[deploy]` is configured. `anew` is told when the gateway has to be wired anew.
 ///
 /// # Errors
 /// The files of its TLS cannot be used.
 pub(crate) fn open(
     config: &Arc<Config>,
+    rollouts: &Arc<Rollouts>,
+    inbox: mpsc::Sender<ToWriter>,
+    anew: &Arc<Notify>,
     stop: watch::Receiver<bool>,
     audit: &Audit,
 ) -> anyhow::Result<Option<(Handle, Desk)>> {
     let Some(deploy) = config.deploy.clone() else {
         return Ok(None);
     };
-    let device = Device::new(DeviceConfig {
-        root: deploy.root.clone(),
-        channel: deploy.channel.clone(),
-        dir: config.gateway.state_dir.join("deploy"),
-    });
+    let device = Arc::new(brought::device(config, &deploy));
     let (place, tls) = match &deploy.repository {
         Repository::Directory(dir) => (dir.display().to_string(), None),
         Repository::Http { url, tls } => {
@@ -92,7 +105,19 @@ pub(crate) fn open(
         ..view::DeployStatus::default()
     }));
     let (orders, received) = mpsc::channel(ORDERS);
+    let installer = Installer {
+        config: Arc::clone(config),
+        deploy: deploy.clone(),
+        device: Arc::clone(&device),
+        rollouts: Arc::clone(rollouts),
+        inbox,
+        status: Arc::clone(&status),
+        anew: Arc::clone(anew),
+        stop: stop.clone(),
+        seen: None,
+    };
     let desk = Desk {
+        installer,
         config: Arc::clone(config),
         deploy,
         device,
@@ -102,7 +127,7 @@ pub(crate) fn open(
         stop,
         audit: audit.clone(),
     };
-    desk.show_installed();
+    desk.show_newest();
     Ok(Some((Handle { orders, status }, desk)))
 }
 
@@ -112,14 +137,25 @@ impl Handle {
         lock(&self.status).clone()
     }
 
-    /// The modules of the channel, and one that was refused, as candidates for what runs.
+    /// The modules of the channel, as far as nothing runs them, and one that was refused.
     pub(crate) fn modules(&self) -> Vec<view::ModuleStatus> {
         let status = self.status();
+        let install = &status.install;
+        let refused = install.refused.as_ref().map(|refused| refused.epoch);
+        let state = if status.epoch == install.in_force {
+            // No chain names it.
+            view::ModuleState::Idle
+        } else if status.epoch == refused {
+            view::ModuleState::Refused
+        } else {
+            view::ModuleState::Candidate
+        };
         let here = status.modules.iter().map(|module| view::ModuleStatus {
             name: module.name.clone(),
             version: module.version.clone(),
             digest: module.digest.clone(),
-            state: view::ModuleState::Candidate,
+            state,
+            trial: None,
             origin: view::ModuleOrigin::Channel,
             signed_by: None,
             world: module.world.clone(),
@@ -159,42 +195,34 @@ impl Handle {
 }
 
 impl Desk {
-    /// Looks until `stop` says so. Blocks; `runtime` moves the connections.
+    /// Looks and installs until `stop` says so. Blocks; `runtime` moves the connections.
     pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle) {
-        runtime.block_on(async move {
-            let mut stop = self.stop.clone();
-            tokio::select! {
-                // A look that is cut off here goes on from its last file.
-                _ = stop.wait_for(|stop| *stop) => {}
-                () = self.look_for_ever() => {}
-            }
-        });
-    }
-
-    async fn look_for_ever(&mut self) {
+        // Steps are handed to workers from here, which needs the runtime and may block.
+        let _entered = runtime.enter();
         let mut backoff = Backoff::new(RETRY, self.deploy.poll.max(RETRY));
-        let mut wait = FIRST.mul_f64(1.0 + 5.0 * share(random()));
+        let mut at = Instant::now() + FIRST.mul_f64(1.0 + 5.0 * share(random()));
         loop {
-            let at = clock::wall() / 1_000_000 + millis(wait);
-            lock(&self.status).next_check = Some(at);
-            let order = tokio::select! {
-                () = tokio::time::sleep(wait) => None,
-                order = self.orders.recv() => match order {
-                    Some(order) => Some(order),
-                    // Nobody can order any more: the gateway is ending.
-                    None => return,
-                },
+            let again = Instant::now() + self.installer.advance();
+            self.show_next(at);
+            let order = match runtime.block_on(self.wait(at, again)) {
+                Woken::End => return,
+                Woken::Install => continue,
+                Woken::Look => None,
+                Woken::Order(order) => Some(order),
             };
-            let result = self
-                .look(order.as_ref().and_then(|order| order.from.clone()))
-                .await;
-            wait = match &result {
+            let from = order.as_ref().and_then(|order| order.from.clone());
+            // A look that is cut off here goes on from its last file.
+            let Some(result) = runtime.block_on(self.look_unless_stopped(from)) else {
+                return;
+            };
+            let wait = match &result {
                 Ok(_) => {
                     backoff.reset();
                     self.deploy.poll.mul_f64(1.0 - JITTER * share(random()))
                 }
                 Err(_) => backoff.next(random()),
             };
+            at = Instant::now() + wait;
             if let Some(order) = order {
                 let answer = result.map_err(|refusal| refused(&refusal));
                 if order.reply.send(answer).is_err() {
@@ -202,6 +230,30 @@ impl Desk {
                 }
             }
         }
+    }
+
+    async fn wait(&mut self, look: Instant, install: Instant) -> Woken {
+        tokio::select! {
+            // The gateway ends where `stop` is gone, too.
+            _ = self.stop.wait_for(|stop| *stop) => Woken::End,
+            () = tokio::time::sleep_until(look.into()) => Woken::Look,
+            () = tokio::time::sleep_until(install.into()) => Woken::Install,
+            // Nobody can order any more: the gateway is ending.
+            order = self.orders.recv() => order.map_or(Woken::End, Woken::Order),
+        }
+    }
+
+    async fn look_unless_stopped(&self, from: Option<PathBuf>) -> Option<Result<Value, Refusal>> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => None,
+            result = self.look(from) => Some(result),
+        }
+    }
+
+    fn show_next(&self, at: Instant) {
+        let left = at.saturating_duration_since(Instant::now());
+        lock(&self.status).next_check = Some(clock::wall() / 1_000_000 + millis(left));
     }
 
     /// One look, and what is said of it.
@@ -265,7 +317,7 @@ impl Desk {
                 show_expiry(&mut status, &polled.expiry, now);
                 drop(status);
                 if polled.news {
-                    self.show_installed();
+                    self.show_newest();
                     let status = lock(&self.status).clone();
                     audit::fetched(&self.audit, &status, polled.epoch);
                     tracing::info!(
@@ -305,17 +357,17 @@ impl Desk {
         }
     }
 
-    fn show_installed(&self) {
-        let installed = match self.device.installed() {
-            Ok(installed) => installed,
+    fn show_newest(&self) {
+        let newest = match self.device.newest() {
+            Ok(newest) => newest,
             Err(refusal) => {
                 tracing::error!("what the channel named is not known any more: {refusal}");
                 None
             }
         };
         let mut status = lock(&self.status);
-        status.epoch = installed.as_ref().map(|installed| installed.epoch);
-        status.modules = installed.as_ref().map(modules).unwrap_or_default();
+        status.epoch = newest.as_ref().map(|newest| newest.epoch);
+        status.modules = newest.as_ref().map(modules).unwrap_or_default();
     }
 }
 
@@ -340,8 +392,8 @@ fn show_expiry(status: &mut view::DeployStatus, expiry: &Expiry, now: Now) {
     });
 }
 
-fn modules(installed: &Installed) -> Vec<view::DeployModule> {
-    let modules = installed.modules.iter();
+fn modules(epoch: &Epoch) -> Vec<view::DeployModule> {
+    let modules = epoch.modules.iter();
     modules
         .map(|module| view::DeployModule {
             name: module.name.clone(),

@@ -24,6 +24,7 @@ use tidegate_tls::Tls;
 use tidegate_uplink as uplink;
 use tidegate_uplink::OutboxError;
 
+use crate::brought::Brought;
 use crate::config::{self, Config};
 use crate::duplicates::Duplicates;
 use crate::worker::SourceDecoder;
@@ -608,6 +609,7 @@ pub(crate) fn runtime_config(config: &Config) -> anyhow::Result<RuntimeConfig> {
 /// The modules that the pipelines name, each loaded once.
 pub(crate) fn load_modules(
     config: &Config,
+    brought: &Brought,
     runtime: &Runtime,
 ) -> anyhow::Result<BTreeMap<String, Arc<LoadedModule>>> {
     let mut loaded = BTreeMap::new();
@@ -631,7 +633,8 @@ pub(crate) fn load_modules(
         if loaded.contains_key(name) {
             continue;
         }
-        let module = LoadedModule::load(runtime, modules::resolve(name, &config.modules)?)?;
+        let module =
+            LoadedModule::load(runtime, modules::resolve(name, &config.modules, brought)?)?;
         tracing::info!(
             module = module.manifest.name,
             version = module.manifest.version,
@@ -655,6 +658,7 @@ pub(crate) fn code(origin: &CodeOrigin) -> String {
 /// One pipeline's chain, as it is configured.
 pub(crate) fn pipeline(
     config: &Config,
+    brought: &Brought,
     index: usize,
     runtime: &Runtime,
     loaded: &BTreeMap<String, Arc<LoadedModule>>,
@@ -669,7 +673,7 @@ pub(crate) fn pipeline(
             let module = loaded
                 .get(&filter.module)
                 .context("every named module was loaded")?;
-            Ok(slot(filter, module, &policy, &config.policy))
+            Ok(slot(filter, brought, module, &policy, &config.policy))
         })
         .collect::<anyhow::Result<Vec<SlotConfig>>>()?;
     let chain = pipeline::PipelineConfig {
@@ -684,6 +688,7 @@ pub(crate) fn pipeline(
 /// One slot of a chain.
 pub(crate) fn slot(
     filter: &config::Filter,
+    brought: &Brought,
     module: &Arc<LoadedModule>,
     policy: &BTreeSet<Grant>,
     site: &config::Policy,
@@ -693,7 +698,7 @@ pub(crate) fn slot(
     SlotConfig {
         filter: filter.name.clone(),
         module: Arc::clone(module),
-        settings: filter.settings.clone(),
+        settings: brought.settings(filter),
         on_failure: match filter.on_failure {
             config::OnFailure::Pass => OnFailure::Pass,
             config::OnFailure::Drop => OnFailure::Drop,

@@ -2,7 +2,8 @@
 //! became of the files that it came from.
 //!
 //! `<state-dir>/modules/<digest>.wasm` and `.json`, with `.factory` beside them where the daemon of then had the component
-//! built in, or `.signed` with the key that had signed it. A file counts only when its bytes have the digest that the record names. A component that cannot be kept runs
+//! built in, `.channel` where it came over the air, or `.signed` with the key that had signed it. A file counts only when its bytes
+//! have the digest that the record names. A component that cannot be kept runs
 //! all the same; a rollback to it is then not possible once its own file is gone.
 
 use std::collections::BTreeSet;
@@ -20,6 +21,8 @@ const KEPT_BYTES: u64 = 256 * 1024 * 1024;
 
 /// What a component's name ends in that was built into a daemon.
 const BUILT_IN: &str = "factory";
+/// The same of one that came over the air.
+const BROUGHT: &str = "channel";
 /// The same of one that was signed; the file holds the key.
 const SIGNED: &str = "signed";
 /// A key is a line.
@@ -69,7 +72,7 @@ impl Kept {
             );
         }
         // The mark goes first and comes last: never beside a manifest that it was not made for.
-        for mark in [BUILT_IN, SIGNED] {
+        for mark in [BUILT_IN, BROUGHT, SIGNED] {
             remove(&wasm.with_extension(mark))?;
         }
         write(&wasm, &module.component)?;
@@ -78,6 +81,7 @@ impl Kept {
         write(&json, &manifest)?;
         match module.origin {
             Origin::Factory => write(&wasm.with_extension(BUILT_IN), &[])?,
+            Origin::Channel => write(&wasm.with_extension(BROUGHT), &[])?,
             Origin::Signed(key) => {
                 write(&wasm.with_extension(SIGNED), key.to_string().as_bytes())?;
             }
@@ -98,6 +102,8 @@ impl Kept {
         let signed = wasm.with_extension(SIGNED);
         if wasm.with_extension(BUILT_IN).exists() {
             module.origin = Origin::Factory;
+        } else if wasm.with_extension(BROUGHT).exists() {
+            module.origin = Origin::Channel;
         } else if signed.exists() {
             let key = String::from_utf8(signed::read_file(&signed, KEY_BYTES)?)?;
             let key = key.parse();

@@ -3,6 +3,7 @@
 //! `daemon/ARCHITECTURE.md` shows the way of one reading through the tree.
 
 mod audit;
+mod brought;
 mod built;
 mod cli;
 mod clock;
@@ -18,6 +19,7 @@ mod factory;
 mod faults;
 mod gateway;
 mod identity;
+mod install;
 mod kept;
 mod log;
 mod modules;

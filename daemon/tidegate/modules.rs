@@ -1,5 +1,5 @@
-//! Which module a name in the configuration means: what the site put into its module directory, else one of the
-//! factory modules that are built into the binary.
+//! Which module a name in the configuration means: what the channel brought, else what the site put into its module
+//! directory, else one of the factory modules that are built into the binary.
 
 use std::fs;
 use std::io::Read;
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tidegate_domain::limits::MODULE_FILE_MOST_BYTES;
 use tidegate_pipeline::{LoadLimits, Manifest, Module, Origin, Role, inspect};
 
+use crate::brought::Brought;
 use crate::config::{self, Config, Problems};
 use crate::factory::FACTORY;
 use crate::signed::{self, Signer};
@@ -19,7 +20,14 @@ use crate::signed::{self, Signer};
 /// # Errors
 /// Where no module has the name, its files cannot be read, its manifest does not fit, or this site does not let a
 /// local file run.
-pub(crate) fn resolve(name: &str, site: &config::Modules) -> anyhow::Result<Module> {
+pub(crate) fn resolve(
+    name: &str,
+    site: &config::Modules,
+    brought: &Brought,
+) -> anyhow::Result<Module> {
+    if let Some(module) = brought.module(name)? {
+        return Ok(module);
+    }
     let local = site.dir.join(format!("{name}.wasm"));
     if local
         .try_exists()
@@ -46,19 +54,28 @@ pub(crate) fn resolve(name: &str, site: &config::Modules) -> anyhow::Result<Modu
 
 /// Adds what is wrong with the modules that a configuration names and with their settings.
 pub(crate) fn check(config: &Config, problems: &mut Problems) {
+    let brought = Brought::read(config).unwrap_or_else(|error| {
+        let message = format!("what came over the air cannot be looked at: {error:#}");
+        let help = "names of modules are judged as though nothing had come";
+        problems.warning(config.place("deploy"), message, Some(help.to_owned()));
+        Brought::default()
+    });
+    let brought = &brought;
     for source in &config.sources {
         if let config::Decode::Module(decoder) = &source.decode {
             let key = format!("source.{}.decode", source.name);
             let place = (key.as_str(), Role::Decoder);
-            check_one(config, problems, place, &decoder.module, &decoder.settings);
+            let settings = &decoder.settings;
+            check_one(config, problems, brought, place, &decoder.module, settings);
         }
     }
     for pipeline in &config.pipelines {
         for (index, filter) in pipeline.filters.iter().enumerate() {
             let key = format!("pipeline.{}.filters[{index}]", pipeline.name);
             let place = (key.as_str(), Role::Filter);
-            check_one(config, problems, place, &filter.module, &filter.settings);
-            check_tick(config, problems, &key, filter);
+            let settings = brought.settings(filter);
+            check_one(config, problems, brought, place, &filter.module, &settings);
+            check_tick(config, problems, brought, &key, filter);
         }
     }
 }
@@ -67,12 +84,13 @@ pub(crate) fn check(config: &Config, problems: &mut Problems) {
 fn check_one(
     config: &Config,
     problems: &mut Problems,
+    brought: &Brought,
     (key, role): (&str, Role),
     name: &str,
     settings: &serde_json::Value,
 ) {
     let of_module = config.place(&format!("{key}.module"));
-    match resolve(name, &config.modules) {
+    match resolve(name, &config.modules, brought) {
         Ok(module) if module.manifest.world.role() != role => {
             let place = module.manifest.world.role().place();
             problems.error(of_module, format!("module `{name}` is {place}"), None);
@@ -102,8 +120,14 @@ fn check_one(
 }
 
 /// Adds that a filter is to tick which has no ticks.
-fn check_tick(config: &Config, problems: &mut Problems, key: &str, filter: &config::Filter) {
-    let Ok(module) = resolve(&filter.module, &config.modules) else {
+fn check_tick(
+    config: &Config,
+    problems: &mut Problems,
+    brought: &Brought,
+    key: &str,
+    filter: &config::Filter,
+) {
+    let Ok(module) = resolve(&filter.module, &config.modules, brought) else {
         return;
     };
     if filter.tick.is_some() && module.manifest.tick().is_none() {

@@ -221,8 +221,8 @@ impl Observer {
         };
         let modules = self.rollouts.modules();
         let active = modules.into_iter();
-        let active = active.filter(|(_, state)| *state == view::ModuleState::Active);
-        let active: Vec<Arc<LoadedModule>> = active.map(|(module, _)| module).collect();
+        let active = active.filter(|(_, state, _)| *state == view::ModuleState::Active);
+        let active: Vec<Arc<LoadedModule>> = active.map(|(module, ..)| module).collect();
         let says = gateway::status(store, clock::now().synced || set, &active);
         let config = &self.config;
         let source = |name: &str| ledger.sources.get(name).map_or(0, |counts| counts.received);

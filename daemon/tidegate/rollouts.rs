@@ -7,18 +7,31 @@ mod orders;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tidegate_domain::rollout::{Gates, Mode, Reason, Record};
+use tidegate_domain::install::{Install, Phase, Verdict};
+use tidegate_domain::rollout::{Chain, Gates, Mode, Reason, Record, SlotSpec};
 use tidegate_pipeline::{LoadedModule, Runtime, Shown};
 use tidegate_status::Refused;
 use tidegate_status::view::ModuleState;
 use tokio::sync::{Semaphore, mpsc};
 
-pub(crate) use self::maker::{Maker, secrets};
+pub(crate) use self::maker::{Found, Maker, secrets};
 pub(crate) use self::orders::{ORDERS, Order, Step};
 use self::orders::{PATIENCE, Steps, Taken};
 use crate::audit::Audit;
+use crate::brought::Brought;
 use crate::config::{self, Config};
 use crate::kept::Kept;
+
+/// What became of a change of chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Changed {
+    /// The workers have it.
+    Taken,
+    /// Every chain is or tries what is wanted, or refused it before.
+    Nothing,
+    /// Decoders differ, which have no generations: the gateway has to be wired anew.
+    Decoders,
+}
 
 /// Where a pipeline's lane is.
 pub(crate) struct Place {
@@ -40,6 +53,8 @@ pub(crate) struct Rollouts {
     pub(crate) audit: Audit,
     /// The configuration that is in force.
     pub(crate) config: Mutex<Arc<Config>>,
+    /// What came over the air and is in force.
+    pub(crate) brought: Mutex<Arc<Brought>>,
     /// The decoders at work, which have no generations: another file of one needs the gateway to be wired anew.
     pub(crate) decoders: BTreeMap<String, Arc<LoadedModule>>,
     pub(crate) places: Vec<Place>,
@@ -61,7 +76,87 @@ impl Rollouts {
         if rest(&old) != rest(new) || secrets_of_brokers(&old) != secrets_of_brokers(new) {
             return Ok(false);
         }
-        let maker = self.maker(new);
+        let done = self.change(&self.maker(new))?;
+        let taken = match done {
+            Changed::Taken => true,
+            Changed::Nothing | Changed::Decoders => false,
+        };
+        if taken {
+            *lock(&self.config) = Arc::clone(new);
+        }
+        Ok(taken)
+    }
+
+    /// What came over the air and is in force.
+    pub(crate) fn brought(&self) -> Arc<Brought> {
+        Arc::clone(&lock(&self.brought))
+    }
+
+    /// Puts what came over the air in force. No chain changes before [`Rollouts::adopt`].
+    pub(crate) fn bring(&self, brought: &Arc<Brought>) {
+        *lock(&self.brought) = Arc::clone(brought);
+    }
+
+    /// Has the chains become what is in force. Blocks while modules are compiled.
+    ///
+    /// # Errors
+    /// A chain cannot be made, or a worker takes none. No chain has changed then.
+    pub(crate) fn adopt(&self) -> anyhow::Result<Changed> {
+        let _turn = lock(&self.turn);
+        let config = Arc::clone(&lock(&self.config));
+        self.change(&self.maker(&config))
+    }
+
+    /// What the pipelines make of what is in force.
+    ///
+    /// # Errors
+    /// What they are to run cannot be said.
+    pub(crate) fn verdict(&self) -> anyhow::Result<Verdict> {
+        let _turn = lock(&self.turn);
+        let config = Arc::clone(&lock(&self.config));
+        let maker = self.maker(&config);
+        let found = maker.load()?;
+        let brought = &maker.brought;
+        let trying = brought.install().phase == Phase::Trying;
+        let mut verdict = Verdict::Taken;
+        for place in &self.places {
+            let wanted = maker.chain(place.pipeline, &found)?;
+            let record = place.shown.now().record;
+            // Settled, only what the channel itself gave counts: settings of later are the site's.
+            let runs = |slot: &SlotSpec| {
+                record.active.slots.iter().any(|active| {
+                    active == slot
+                        || !trying && active.filter == slot.filter && active.digest == slot.digest
+                })
+            };
+            let given = |slot: &&SlotSpec| brought.named(&slot.module).is_some();
+            if wanted.slots.iter().filter(given).all(runs) {
+                continue;
+            }
+            if let Some(refused) = record.refused.filter(|refused| refused.chain == wanted) {
+                let pipeline = &config.pipelines[place.pipeline].name;
+                return Ok(Verdict::PutBack(format!(
+                    "pipeline {pipeline} put it back ({}): {}",
+                    refused.reason, refused.why
+                )));
+            }
+            verdict = Verdict::Pending;
+        }
+        Ok(verdict)
+    }
+
+    /// Whether a chain runs something that was revoked.
+    pub(crate) fn runs_revoked(&self, install: &Install) -> bool {
+        let chains = self
+            .places
+            .iter()
+            .map(|place| place.shown.now().record.active);
+        let mut slots = chains.flat_map(|chain| chain.slots);
+        slots.any(|slot| install.revoked(&slot.module, &slot.version).is_some())
+    }
+
+    /// Hands over what chains need to come to what a maker wants.
+    fn change(&self, maker: &Maker<'_>) -> anyhow::Result<Changed> {
         let found = maker.load()?;
         let same = |(name, decoder): (&String, &Arc<LoadedModule>)| {
             found.get(name).is_some_and(|module| {
@@ -70,7 +165,7 @@ impl Rollouts {
             })
         };
         if !self.decoders.iter().all(same) {
-            return Ok(false);
+            return Ok(Changed::Decoders);
         }
         let mut steps = Steps::default();
         let mut changed = false;
@@ -83,7 +178,7 @@ impl Rollouts {
             }
         }
         if !changed && steps.is_empty() {
-            return Ok(false);
+            return Ok(Changed::Nothing);
         }
         if steps.hand_over(PATIENCE)? == Taken::NotYet {
             tracing::warn!(
@@ -92,35 +187,47 @@ impl Rollouts {
                 PATIENCE.as_secs()
             );
         }
-        *lock(&self.config) = Arc::clone(new);
         self.tidy();
-        Ok(true)
+        Ok(Changed::Taken)
     }
 
-    /// The modules of the generations on record, by name, with what is done with them; each component once.
-    pub(crate) fn modules(&self) -> Vec<(Arc<LoadedModule>, ModuleState)> {
-        let mut states: BTreeMap<String, ModuleState> = BTreeMap::new();
-        for place in &self.places {
-            let record = place.shown.now().record;
-            if let Some(trial) = &record.trial {
-                let state = match trial.gates.mode {
-                    Mode::Shadow => ModuleState::Shadow,
-                    Mode::Canary | Mode::Immediate => ModuleState::Canary,
-                };
-                for slot in &trial.candidate.slots {
-                    states.entry(slot.digest.clone()).or_insert(state);
-                }
+    /// The modules of the generations on record, by name, with what is done with them and how they are tried; each component
+    /// once.
+    pub(crate) fn modules(&self) -> Vec<(Arc<LoadedModule>, ModuleState, Option<&'static str>)> {
+        let mut states = BTreeMap::new();
+        let records: Vec<Record> = self
+            .places
+            .iter()
+            .map(|place| place.shown.now().record)
+            .collect();
+        let digests = |chain: &Chain| -> Vec<String> {
+            let slots = chain.slots.iter();
+            slots.map(|slot| slot.digest.clone()).collect()
+        };
+        // What says more comes later.
+        for digest in records.iter().flat_map(|r| &r.last_good).flat_map(digests) {
+            states.insert(digest, (ModuleState::Previous, None));
+        }
+        for trial in records.iter().filter_map(|record| record.trial.as_ref()) {
+            let how = match trial.gates.mode {
+                Mode::Shadow => "shadow",
+                Mode::Canary | Mode::Immediate => "canary",
+            };
+            for digest in digests(&trial.candidate) {
+                states.insert(digest, (ModuleState::Candidate, Some(how)));
             }
-            for slot in &record.active.slots {
-                states.insert(slot.digest.clone(), ModuleState::Active);
-            }
+        }
+        for digest in records.iter().flat_map(|record| digests(&record.active)) {
+            states.insert(digest, (ModuleState::Active, None));
         }
         let loaded = lock(&self.loaded);
         let mut modules: Vec<_> = states
             .into_iter()
-            .filter_map(|(digest, state)| Some((Arc::clone(loaded.get(&digest)?), state)))
+            .filter_map(|(digest, (state, how))| {
+                Some((Arc::clone(loaded.get(&digest)?), state, how))
+            })
             .collect();
-        modules.sort_by(|(a, _), (b, _)| a.manifest.name.cmp(&b.manifest.name));
+        modules.sort_by(|(a, ..), (b, ..)| a.manifest.name.cmp(&b.manifest.name));
         modules
     }
 
@@ -216,7 +323,13 @@ impl Rollouts {
     }
 
     pub(crate) fn maker<'a>(&'a self, config: &'a Config) -> Maker<'a> {
+        self.maker_with(config, self.brought())
+    }
+
+    /// One for which names of modules mean something else than what is in force.
+    pub(crate) fn maker_with<'a>(&'a self, config: &'a Config, brought: Arc<Brought>) -> Maker<'a> {
         Maker {
+            brought,
             config,
             engine: &self.engine,
             kept: &self.kept,
@@ -252,8 +365,8 @@ fn rest(config: &Config) -> String {
                 &config.alarms
             ),
             (&config.sources, &config.series, pipelines, &config.uplinks),
-            // What may be loaded at all is the engine's from its start.
-            &config.policy.limits,
+            // What may be loaded at all is the engine's from its start; the repository, its desk's.
+            (&config.policy.limits, &config.deploy),
         )
     )
 }

@@ -53,6 +53,8 @@ enum End {
     Reload(Box<Config>),
     /// The database was set aside: everybody who read from it begins anew.
     Renew,
+    /// A module that came over the air can only be taken from the start.
+    Anew,
     Failed(anyhow::Error),
 }
 
@@ -115,7 +117,7 @@ async fn serve(
         notify(&[NotifyState::Ready, NotifyState::Status("running")]);
         let end = watch(&mut gateway, &mut shared, audit, signals, &reload).await;
         notify(&[match end {
-            End::Reload(_) | End::Renew => NotifyState::Reloading,
+            End::Reload(_) | End::Renew | End::Anew => NotifyState::Reloading,
             End::Stop | End::Failed(_) => NotifyState::Stopping,
         }]);
         tracing::info!("draining");
@@ -142,7 +144,7 @@ async fn serve(
                 stopped?;
                 config = *new;
             }
-            End::Renew => {
+            End::Renew | End::Anew => {
                 stopped?;
                 config = Arc::unwrap_or_clone(shared);
             }
@@ -159,7 +161,7 @@ async fn watch(
     reload: &impl Fn() -> anyhow::Result<Config>,
 ) -> End {
     let observer = Arc::clone(gateway.observer());
-    let renewed = gateway.renewed();
+    let (renewed, anew) = (gateway.renewed(), gateway.anew());
     let mut swap: Option<Swap> = None;
     let (mut again, hangup) = (false, Notify::new());
     let mut feed = tokio::time::interval(watchdog_interval().unwrap_or(Duration::from_secs(3600)));
@@ -200,6 +202,7 @@ async fn watch(
                 tracing::warn!("the gateway starts over with the new database");
                 return End::Renew;
             }
+            () = anew.notified() => return End::Anew,
             error = gateway.failed() => return End::Failed(error),
             _ = feed.tick() => match observer.progress() {
                 Ok(()) => notify(&[NotifyState::Watchdog]),

@@ -16,6 +16,7 @@ use tidegate_pipeline::{
 use tidegate_status::{Refused, TryRequest};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use crate::brought::Brought;
 use crate::config::{self, Config};
 use crate::gateway;
 use crate::rollouts::{Rollouts, Step};
@@ -372,7 +373,14 @@ fn slot(
             )
         });
     }
-    let slot = gateway::slot(&filter, module, &policy, &config.policy);
+    // Its settings are those that whoever tries it wrote.
+    let slot = gateway::slot(
+        &filter,
+        &Brought::default(),
+        module,
+        &policy,
+        &config.policy,
+    );
     Ok(slot)
 }
 

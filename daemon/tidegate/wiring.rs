@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::audit::{self, Audit};
+use crate::brought::Brought;
 use crate::config::{self, Config};
 use crate::control::{self, Socket};
 use crate::kept::Kept;
@@ -77,6 +78,7 @@ pub(crate) struct Gateway {
     observer: Arc<Observer>,
     ended: mpsc::Receiver<Ended>,
     renewed: Arc<Notify>,
+    anew: Arc<Notify>,
     rollouts: Arc<Rollouts>,
     /// The thread that looks at the repository of modules.
     desk: Option<JoinHandle<()>>,
@@ -112,7 +114,9 @@ pub(crate) fn start(
     let (control, socket) = control::listen(&config.gateway.state_dir)?;
     let engine = Arc::new(Runtime::new(gateway::runtime_config(config)?)?);
     let (kept, loaded) = (Kept::new(&config.gateway.state_dir), Mutex::default());
+    let brought = Arc::new(Brought::at_start(config)?);
     let maker = Maker {
+        brought: Arc::clone(&brought),
         config,
         engine: &engine,
         kept: &kept,
@@ -313,14 +317,19 @@ pub(crate) fn start(
         loaded,
         audit: audit.clone(),
         config: Mutex::new(Arc::clone(config)),
+        brought: Mutex::new(brought),
         decoders: decoding,
         places,
         turn: Mutex::default(),
         tryouts: Arc::new(Semaphore::new(1)),
     });
     rollouts.tidy();
+    let anew = Arc::new(Notify::new());
     // Modules over the air: a thread of its own, which looks, writes and syncs.
-    let (deploy, desk) = crate::deploy::open(config, stopped.clone(), audit)?.unzip();
+    let (deploy, desk) = {
+        let inbox = inbox.clone();
+        crate::deploy::open(config, &rollouts, inbox, &anew, stopped.clone(), audit)?.unzip()
+    };
     let desk = desk.map(|desk| {
         let runtime = runtime.clone();
         spawn_thread(DEPLOY.to_owned(), &ended_sender, move || {
@@ -508,6 +517,7 @@ pub(crate) fn start(
         observer,
         ended,
         renewed,
+        anew,
         rollouts,
         desk,
     })
@@ -527,6 +537,11 @@ impl Gateway {
     /// Tells when the store has begun a new database.
     pub(crate) fn renewed(&self) -> Arc<Notify> {
         Arc::clone(&self.renewed)
+    }
+
+    /// Tells when what came over the air needs the gateway wired anew.
+    pub(crate) fn anew(&self) -> Arc<Notify> {
+        Arc::clone(&self.anew)
     }
 
     /// Waits until a stage ends by itself, and says which. A gateway is whole or it ends: a restart loses nothing.

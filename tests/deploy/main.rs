@@ -11,6 +11,7 @@
 mod cuts;
 mod hostile;
 mod https;
+mod install;
 mod memory;
 mod repositories;
 mod server;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_deploy::{
-    Answer, Body, Chunks, Device, DeviceConfig, FetchError, Installed, Kind, Now, Pace, Pending,
-    Polled, Refusal, Request, Transport, time,
+    Answer, Body, Chunks, Device, DeviceConfig, FetchError, Kind, Now, Pace, Pending, Polled,
+    Refusal, Request, Transport, time,
 };
+use tidegate_domain::install::Epoch;
 
 /// Files by their path.
 #[derive(Clone, Debug, Default)]
@@ -135,8 +136,8 @@ pub(crate) fn poll_at(device: &Device, memory: Memory, later: i64) -> Result<Pol
 }
 
 /// What is here: nothing, or a channel with all of its files.
-pub(crate) fn whole(device: &Device) -> Option<Installed> {
-    let installed = device.installed().unwrap()?;
+pub(crate) fn whole(device: &Device) -> Option<Epoch> {
+    let installed = device.newest().unwrap()?;
     for module in &installed.modules {
         for digest in [&module.digest, &module.release] {
             assert!(

@@ -9,9 +9,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use tidegate_domain::channel::{Channel, Name, Part, Pinned, Release, Target};
+use tidegate_domain::install::{Epoch, EpochModule, Install};
 use tidegate_domain::limits;
 
 use crate::durable;
@@ -24,7 +25,10 @@ use crate::verify::{Expiry, Now, Verified, digest_text, refresh};
 
 /// The format of the file that says what the channel names.
 const FORMAT: u32 = 1;
-const INSTALLED: &str = "channel.json";
+const CHANNEL: &str = "channel.json";
+const INSTALL: &str = "install.json";
+/// Of either file: three epochs at most, with their settings.
+const FILE_BYTES: u64 = 4 * limits::CHANNEL_BYTES as u64;
 
 /// Where a device keeps what it believes, and what it follows.
 #[derive(Clone, Debug)]
@@ -45,47 +49,20 @@ pub struct Device {
     files: Files,
 }
 
-/// What the channel named when all of it was here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The file that says what the channel named when all of it was here.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Installed {
+struct EpochFile {
     format: u32,
-    /// The channel.
-    pub channel: String,
-    /// Its number; higher than that of all before it.
-    pub epoch: u64,
-    /// SHA-256 of its document.
-    pub document: String,
-    /// By name.
-    pub modules: Vec<InstalledModule>,
+    epoch: Epoch,
 }
 
-/// A module whose files are here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The file that says what of it is installed.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct InstalledModule {
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Of the component.
-    pub digest: String,
-    /// Its bytes.
-    pub bytes: u64,
-    /// The world that it implements.
-    pub world: String,
-    /// Of the release document.
-    pub release: String,
-    /// Of the golden vectors, where it has any.
-    pub vectors: Option<String>,
-    /// Of the software bill of materials, CycloneDX, where there is one.
-    pub sbom: Option<String>,
-    /// Of the provenance, in-toto, where there is one.
-    pub provenance: Option<String>,
-    /// The least version that may run at all, as the channel says.
-    pub minimum: Option<String>,
-    /// What the channel sets of its settings.
-    pub settings: Option<Map<String, Value>>,
+struct InstallFile {
+    format: u32,
+    install: Install,
 }
 
 /// A module that is judged by who knows modules, before it counts as here.
@@ -158,32 +135,112 @@ impl Device {
         })
     }
 
-    /// What the channel named when all of it was here; `None` before that, and where another channel was followed.
+    /// The newest epoch of the channel of which all is here; `None` before that, and where another channel was followed.
     ///
     /// # Errors
     /// The file is there and cannot be read.
-    pub fn installed(&self) -> Result<Option<Installed>, Refusal> {
-        let path = self.config.dir.join(INSTALLED);
+    pub fn newest(&self) -> Result<Option<Epoch>, Refusal> {
+        let file: Option<EpochFile> =
+            self.read_file(CHANNEL, "remove the file: the next poll makes it anew")?;
+        let Some(file) = file else { return Ok(None) };
+        self.check_format(CHANNEL, file.format)?;
+        let ours = |epoch: &Epoch| epoch.channel == self.config.channel.as_str();
+        Ok(Some(file.epoch).filter(ours))
+    }
+
+    /// What is installed; nothing where nothing ever was.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn install(&self) -> Result<Install, Refusal> {
+        let help = "what runs goes on by the store's records; to begin anew, move the file away and restart: what the channel names \
+                    is then installed again";
+        let file: Option<InstallFile> = self.read_file(INSTALL, help)?;
+        let Some(file) = file else {
+            return Ok(Install::default());
+        };
+        self.check_format(INSTALL, file.format)?;
+        Ok(file.install)
+    }
+
+    /// Stores what is installed, before anybody acts by it.
+    ///
+    /// # Errors
+    /// It cannot be written, and is as it was.
+    pub fn store_install(&self, install: &Install) -> Result<(), Refusal> {
+        self.write_file(
+            INSTALL,
+            &InstallFile {
+                format: FORMAT,
+                install: install.clone(),
+            },
+        )
+    }
+
+    /// The channel document of an epoch; `None` where it is gone or damaged, and the next poll fetches it again.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn channel(&self, epoch: &Epoch) -> Result<Option<Channel>, Refusal> {
+        let Some(document) = self.read(&epoch.document)? else {
+            return Ok(None);
+        };
+        let name = Target::Channel(self.config.channel.clone()).to_string();
+        read_channel(&name, &document).map(Some)
+    }
+
+    /// A module of an epoch, with its release document; `None` where a file is gone or damaged.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is not about this module.
+    pub fn module(&self, module: &EpochModule) -> Result<Option<(Vec<u8>, Release)>, Refusal> {
+        let (Some(component), Some(document)) =
+            (self.read(&module.digest)?, self.read(&module.release)?)
+        else {
+            return Ok(None);
+        };
+        Ok(Some((component, read_release(&document, module)?)))
+    }
+
+    fn read_file<T: DeserializeOwned>(&self, name: &str, help: &str) -> Result<Option<T>, Refusal> {
+        let path = self.config.dir.join(name);
+        let refuse =
+            |what: String| Refusal::new(Kind::Local, &path.display().to_string(), what, help);
+        let bytes = durable::read(&path, FILE_BYTES).map_err(|error| refuse(error.to_string()))?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let read = serde_json::from_slice(&bytes);
+        read.map(Some).map_err(|error| refuse(error.to_string()))
+    }
+
+    fn check_format(&self, name: &str, format: u32) -> Result<(), Refusal> {
+        if format == FORMAT {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Kind::Local,
+            &self.config.dir.join(name).display().to_string(),
+            format!("it has format {format}, and this daemon reads {FORMAT}"),
+            "run the daemon that wrote it, or move the file away",
+        ))
+    }
+
+    fn write_file<T: Serialize>(&self, name: &str, file: &T) -> Result<(), Refusal> {
+        let path = self.config.dir.join(name);
         let refuse = |what: String| {
             Refusal::new(
                 Kind::Local,
                 &path.display().to_string(),
                 what,
-                "remove the file: the next poll makes it anew",
+                "look at the disk; the next poll goes on from here",
             )
         };
-        let bytes = durable::read(&path, limits::DEPLOY_TARGETS_BYTES)
-            .map_err(|error| refuse(error.to_string()))?;
-        let Some(bytes) = bytes else { return Ok(None) };
-        let installed: Installed =
-            serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
-        if installed.format != FORMAT {
-            return Err(refuse(format!("it has format {}", installed.format)));
-        }
-        Ok(Some(installed).filter(|installed| installed.channel == self.config.channel.as_str()))
+        let bytes = serde_json::to_vec(file).map_err(|error| refuse(error.to_string()))?;
+        durable::make_dir(&self.config.dir)
+            .and_then(|()| durable::replace(&path, &bytes))
+            .map_err(|error| refuse(error.to_string()))
     }
 
-    /// The bytes of a file that an [`InstalledModule`] names; `None` where they are gone or damaged, and the next poll fetches
+    /// The bytes of a file that an [`EpochModule`] names; `None` where they are gone or damaged, and the next poll fetches
     /// them again.
     ///
     /// # Errors
@@ -215,25 +272,40 @@ impl Device {
             trust = newer;
         }
         let verified = refreshed.verified?;
-        let (installed, bytes) = self
+        let (epoch, bytes) = self
             .fetch_channel(transport.as_ref(), &trust, &verified, admit)
             .await?;
-        let news = self.installed()?.as_ref() != Some(&installed);
-        let epoch = installed.epoch;
+        let number = epoch.epoch;
+        let news = self.newest()?.as_ref() != Some(&epoch);
+        let mut keep = self.in_use()?;
+        keep.extend(digests(&epoch));
         if news {
-            let floor = trust.floors.epochs.entry(installed.channel.clone());
-            *floor.or_default() = epoch;
+            let floor = trust.floors.epochs.entry(epoch.channel.clone());
+            *floor.or_default() = number;
             self.trust.store(&trust)?;
-            self.install(&installed)?;
+            self.write_file(
+                CHANNEL,
+                &EpochFile {
+                    format: FORMAT,
+                    epoch,
+                },
+            )?;
         }
-        self.sweep(&installed.digests());
+        self.sweep(&keep);
         Ok(Polled {
-            epoch,
+            epoch: number,
             news,
             bytes,
             expiry: verified.expiry,
             publication: verified.version,
         })
+    }
+
+    /// The files of what is installed, and of what it may go back to.
+    fn in_use(&self) -> Result<BTreeSet<[u8; 32]>, Refusal> {
+        let install = self.install()?;
+        let epochs = install.in_force.iter().chain(&install.before);
+        Ok(epochs.flat_map(digests).collect())
     }
 
     /// The channel and all its files, on the device.
@@ -243,13 +315,13 @@ impl Device {
         trust: &Trust,
         verified: &Verified,
         admit: Admission<'_>,
-    ) -> Result<(Installed, u64), Refusal> {
+    ) -> Result<(Epoch, u64), Refusal> {
         let name = Target::Channel(self.config.channel.clone()).to_string();
         let Some(file) = verified.files.get(&name) else {
             return Err(self.no_channel(verified));
         };
-        let before = self.installed()?;
-        let mut keep = before.map_or_else(BTreeSet::new, |before| before.digests());
+        let mut keep = self.in_use()?;
+        keep.extend(self.newest()?.iter().flat_map(digests));
         if self.files.check_room(file.length).is_err() {
             // Not even the document fits, which says what else is wanted.
             self.sweep(&keep);
@@ -273,18 +345,17 @@ impl Device {
             came += bytes;
             modules.push(installed);
         }
-        let installed = Installed {
-            format: FORMAT,
+        let epoch = Epoch {
             channel: self.config.channel.to_string(),
             epoch: channel.epoch,
             document,
             modules,
         };
         // What was judged before is not judged again.
-        if self.installed()?.as_ref() != Some(&installed) {
-            self.judge(&installed, admit)?;
+        if self.newest()?.as_ref() != Some(&epoch) {
+            self.judge(&epoch, admit)?;
         }
-        Ok((installed, came))
+        Ok((epoch, came))
     }
 
     fn sweep(&self, keep: &BTreeSet<[u8; 32]>) {
@@ -300,7 +371,7 @@ impl Device {
         channel: &str,
         module: &Name,
         pinned: &Pinned,
-    ) -> Result<(InstalledModule, u64), Refusal> {
+    ) -> Result<(EpochModule, u64), Refusal> {
         let version = &pinned.version;
         let refuse = |what: String| {
             Refusal::new(
@@ -348,7 +419,7 @@ impl Device {
         }
         let document = self.files.read(&release.digest)?.ok_or_else(gone)?;
         let text = |part| find(part).map(|file| digest_text(&file.digest));
-        let mut installed = InstalledModule {
+        let mut installed = EpochModule {
             name: module.to_string(),
             version: version.to_string(),
             digest,
@@ -365,12 +436,10 @@ impl Device {
         Ok((installed, came))
     }
 
-    fn judge(&self, installed: &Installed, admit: Admission<'_>) -> Result<(), Refusal> {
-        for module in &installed.modules {
+    fn judge(&self, epoch: &Epoch, admit: Admission<'_>) -> Result<(), Refusal> {
+        for module in &epoch.modules {
             let base = format!("modules/{}/{}", module.name, module.version);
-            let component = self.read(&module.digest)?.ok_or_else(gone)?;
-            let document = self.read(&module.release)?.ok_or_else(gone)?;
-            let release = read_release(&document, module)?;
+            let (component, release) = self.module(module)?.ok_or_else(gone)?;
             let candidate = Candidate {
                 name: &module.name,
                 version: &module.version,
@@ -404,7 +473,7 @@ impl Device {
                 "publish it anew with a higher epoch",
             ));
         }
-        let before = self.installed()?;
+        let before = self.newest()?;
         let same = before.filter(|before| before.epoch == channel.epoch);
         if same.is_some_and(|before| before.document != document) {
             return Err(Refusal::new(
@@ -439,39 +508,23 @@ impl Device {
             "write one of them into `deploy.channel`, or publish it",
         )
     }
-
-    fn install(&self, installed: &Installed) -> Result<(), Refusal> {
-        let path = self.config.dir.join(INSTALLED);
-        let refuse = |what: String| {
-            Refusal::new(
-                Kind::Local,
-                &path.display().to_string(),
-                what,
-                "look at the disk; the next poll goes on from here",
-            )
-        };
-        let bytes = serde_json::to_vec(installed).map_err(|error| refuse(error.to_string()))?;
-        durable::replace(&path, &bytes).map_err(|error| refuse(error.to_string()))
-    }
 }
 
-impl Installed {
-    /// Of every file that belongs to it.
-    fn digests(&self) -> BTreeSet<[u8; 32]> {
-        let of = |module: &InstalledModule| {
-            let more = [&module.vectors, &module.sbom, &module.provenance];
-            let more = more.into_iter().flatten().cloned();
-            [module.digest.clone(), module.release.clone()]
-                .into_iter()
-                .chain(more)
-                .collect::<Vec<String>>()
-        };
-        let modules = self.modules.iter().flat_map(of);
-        std::iter::once(self.document.clone())
-            .chain(modules)
-            .filter_map(|digest| parse_digest(&digest))
-            .collect()
-    }
+/// Of every file that belongs to an epoch.
+fn digests(epoch: &Epoch) -> BTreeSet<[u8; 32]> {
+    let of = |module: &EpochModule| {
+        let more = [&module.vectors, &module.sbom, &module.provenance];
+        let more = more.into_iter().flatten().cloned();
+        [module.digest.clone(), module.release.clone()]
+            .into_iter()
+            .chain(more)
+            .collect::<Vec<String>>()
+    };
+    let modules = epoch.modules.iter().flat_map(of);
+    std::iter::once(epoch.document.clone())
+        .chain(modules)
+        .filter_map(|digest| parse_digest(&digest))
+        .collect()
 }
 
 /// Of every file of the modules that a channel names.
@@ -503,7 +556,7 @@ fn read_channel(name: &str, document: &[u8]) -> Result<Channel, Refusal> {
 }
 
 /// A release document that speaks of this module.
-fn read_release(document: &[u8], module: &InstalledModule) -> Result<Release, Refusal> {
+fn read_release(document: &[u8], module: &EpochModule) -> Result<Release, Refusal> {
     parse_release(document, module).map_err(|what| {
         Refusal::new(
             Kind::Malformed,
@@ -514,7 +567,7 @@ fn read_release(document: &[u8], module: &InstalledModule) -> Result<Release, Re
     })
 }
 
-fn parse_release(document: &[u8], module: &InstalledModule) -> Result<Release, String> {
+fn parse_release(document: &[u8], module: &EpochModule) -> Result<Release, String> {
     strict::check(document)?;
     let release = Release::parse(document).map_err(|error| error.to_string())?;
     let says = |key: &str, found: &str, expected: &str| {

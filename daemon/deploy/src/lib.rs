@@ -3,7 +3,8 @@
 //!
 //! A [`Transport`] fetches named files and is believed nothing. TUF decides ([`verify`]), by the tough crate and by what this
 //! crate adds to it. What was decided is kept in one file ([`trust`]), what was fetched by its digest ([`files`]), and what the
-//! channel names once all of it is here ([`Device`]). Nothing here runs a module, and nothing expires that runs.
+//! channel names once all of it is here, beside what of it is installed ([`Device`]). Nothing here runs a module, and nothing
+//! expires that runs.
 
 mod device;
 mod durable;
@@ -16,7 +17,7 @@ mod transport;
 mod trust;
 mod verify;
 
-pub use device::{Admission, Candidate, Device, DeviceConfig, Installed, InstalledModule, Polled};
+pub use device::{Admission, Candidate, Device, DeviceConfig, Polled};
 #[cfg(feature = "test-faults")]
 pub use faults::cut_after;
 pub use refusal::{Kind, Refusal};

@@ -11,6 +11,7 @@ pub mod command;
 pub mod cover;
 pub mod delivery;
 pub mod identity;
+pub mod install;
 pub mod item;
 pub mod ledger;
 pub mod limits;

@@ -284,6 +284,8 @@ pub enum Origin {
     Local,
     /// From there, too, and signed by this key.
     Signed(PublicKey),
+    /// Over the air: a publisher signed it, and the channel gave it.
+    Channel,
 }
 
 impl Origin {

@@ -519,8 +519,8 @@ impl crate::view::ModuleStatus {
 
     fn level(&self) -> Level {
         match self.state {
-            ModuleState::Idle | ModuleState::Candidate => Level::Idle,
-            ModuleState::Active | ModuleState::Shadow | ModuleState::Canary => Level::Good,
+            ModuleState::Idle | ModuleState::Candidate | ModuleState::Previous => Level::Idle,
+            ModuleState::Active => Level::Good,
             ModuleState::Refused => Level::Warn,
         }
     }
@@ -530,6 +530,11 @@ impl crate::view::DeployStatus {
     fn level(&self) -> Level {
         match self.state {
             DeployState::Waiting => Level::Idle,
+            DeployState::Current
+                if self.install.refused.is_some() || self.install.problem.is_some() =>
+            {
+                Level::Warn
+            }
             DeployState::Current => Level::Good,
             DeployState::Expiring
             | DeployState::Expired

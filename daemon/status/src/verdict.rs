@@ -490,9 +490,8 @@ fn modules(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
         .filter(|module| match module.state {
             ModuleState::Idle
             | ModuleState::Active
-            | ModuleState::Shadow
-            | ModuleState::Canary
-            | ModuleState::Candidate => false,
+            | ModuleState::Candidate
+            | ModuleState::Previous => false,
             // One of the channel is told of with the channel.
             ModuleState::Refused => module.origin != ModuleOrigin::Channel,
         })
@@ -509,10 +508,7 @@ fn modules(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
 /// What decides about data and is nobody's.
 fn unsigned(snapshot: &Snapshot) -> Option<Finding> {
     let running = snapshot.modules.iter().filter(|module| {
-        let runs = matches!(
-            module.state,
-            ModuleState::Active | ModuleState::Shadow | ModuleState::Canary
-        );
+        let runs = matches!(module.state, ModuleState::Active | ModuleState::Candidate);
         runs && module.origin == ModuleOrigin::Local
     });
     let running: Vec<String> = running

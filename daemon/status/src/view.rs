@@ -654,6 +654,8 @@ pub struct ModuleStatus {
     pub digest: String,
     /// What the gateway does with it.
     pub state: ModuleState,
+    /// How a candidate is tried: `canary` or `shadow`.
+    pub trial: Option<&'static str>,
     /// Where it came from.
     pub origin: ModuleOrigin,
     /// The key that signed a local file, `ed25519:` and 64 hex digits.
@@ -673,13 +675,11 @@ pub enum ModuleState {
     Idle,
     /// At least one chain runs it.
     Active,
-    /// It is on trial, and nobody hears it.
-    Shadow,
-    /// It is on trial, and speaks for a part of the series.
-    Canary,
-    /// The channel names it, and all of it is verified and here. Nothing runs it yet.
+    /// It is on trial, or the channel names it and nothing tries it yet.
     Candidate,
-    /// It did not load; `recent_errors` says why.
+    /// A chain ran it before the present one, and goes back to it where that fails.
+    Previous,
+    /// It did not load, or a trial put it back; `recent_errors` and `deploy.install.refused` say why.
     Refused,
 }
 
@@ -729,6 +729,87 @@ pub struct DeployStatus {
     pub failures: u64,
     /// What the channel names, by name; all of it is here.
     pub modules: Vec<DeployModule>,
+    /// What became of it on this gateway.
+    pub install: InstallStatus,
+}
+
+/// What became of the channel's epochs on this gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InstallStatus {
+    /// What is done about them now.
+    pub state: InstallState,
+    /// The epoch in force: what names of modules mean.
+    pub in_force: Option<u64>,
+    /// The one before it, to which a rollback goes.
+    pub before: Option<u64>,
+    /// The newest that is here.
+    pub newest: Option<u64>,
+    /// What the newest waits for.
+    pub waiting: Option<InstallWait>,
+    /// What is not tried again.
+    pub refused: Option<RefusedEpoch>,
+    /// Where the channel and the site's own file set the same otherwise.
+    pub drift: Vec<SettingDrift>,
+    /// Why it does not go on.
+    pub problem: Option<String>,
+}
+
+/// What is done about the channel's epochs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstallState {
+    /// None is in force.
+    #[default]
+    Nothing,
+    /// The newest waits.
+    Waiting,
+    /// The newest is loaded, and run on its vectors and on what was kept.
+    Rehearsing,
+    /// The pipelines try the one in force.
+    Trying,
+    /// The pipelines run the one in force.
+    Settled,
+    /// One was refused, and the pipelines go back.
+    GoingBack,
+}
+
+/// What an epoch waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InstallWait {
+    /// For people.
+    pub reason: String,
+    /// Until when, milliseconds since the epoch, where that is known.
+    pub until: Option<i64>,
+}
+
+/// An epoch that is not tried again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RefusedEpoch {
+    /// Its number.
+    pub epoch: u64,
+    /// `admission`, `loading`, `vectors`, `replay` or `trial`.
+    pub stage: String,
+    /// For people.
+    pub reason: String,
+    /// Milliseconds since the epoch.
+    pub time: i64,
+}
+
+/// A setting that the channel and the site's own file both set, and not to the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SettingDrift {
+    /// The pipeline.
+    pub pipeline: String,
+    /// The filter.
+    pub filter: String,
+    /// Which.
+    pub key: String,
+    /// The site's value, as JSON.
+    pub site: String,
+    /// The channel's, likewise.
+    pub channel: String,
+    /// Whose is used: `channel` or `site`.
+    pub wins: String,
 }
 
 /// What became of a look at the repository.
@@ -1063,10 +1144,14 @@ words! {
     CertificateRole { Own => "own", Ca => "ca", Server => "server" }
     Circuit { Closed => "closed", Open => "open", HalfOpen => "half-open" }
     ModuleState {
-        Idle => "idle", Active => "active", Shadow => "shadow", Canary => "canary",
-        Candidate => "candidate", Refused => "refused"
+        Idle => "idle", Active => "active", Candidate => "candidate",
+        Previous => "previous", Refused => "refused"
     }
     ModuleOrigin { Factory => "factory", Local => "local", Signed => "signed", Channel => "channel" }
+    InstallState {
+        Nothing => "nothing", Waiting => "waiting", Rehearsing => "rehearsing", Trying => "trying",
+        Settled => "settled", GoingBack => "going-back",
+    }
     DeployState {
         Waiting => "waiting", Current => "current", Expiring => "expiring", Expired => "expired",
         Unreachable => "unreachable", Refused => "refused",

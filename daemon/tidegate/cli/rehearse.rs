@@ -15,6 +15,7 @@ use tidegate_pipeline::{LoadedModule, Module, Profile, Runtime, RuntimeConfig};
 use tidegate_store::Reader;
 
 use super::{DONE, Failure, Site, say, say_json};
+use crate::brought::Brought;
 use crate::config::{Config, parse_duration};
 use crate::{clock, gateway, time};
 
@@ -89,14 +90,17 @@ pub(super) fn run(
         )
     };
     let runtime = Runtime::new(engine)?;
-    let mut loaded = gateway::load_modules(&present, &runtime)?;
+    let brought = Brought::read(&config)?;
+    let mut loaded = gateway::load_modules(&present, &brought, &runtime)?;
     let candidate = Arc::new(LoadedModule::load(&runtime, module)?);
     let mut other = present.clone();
     // No module is named like a path.
     let key = file.display().to_string();
     other.pipelines[0].filters[filter].module.clone_from(&key);
     loaded.insert(key, Arc::clone(&candidate));
-    let chain = |config: &Config| gateway::pipeline(config, 0, &runtime, &loaded, &<_>::default());
+    let chain = |config: &Config| {
+        gateway::pipeline(config, &brought, 0, &runtime, &loaded, &<_>::default())
+    };
     let mut rehearsal = Rehearsal::new(chain(&present)?, chain(&other)?);
 
     let since = clock::wall().saturating_sub(i64::try_from(replay.as_nanos()).unwrap_or(i64::MAX));

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use tidegate_deploy::Url;
 use tidegate_domain::channel::Name;
+use tidegate_domain::install::DailyWindow;
 use tidegate_domain::limits;
 
-use super::model::{Deploy, Repository};
+use super::model::{Deploy, Repository, SettingsOf};
+use super::pipeline::check_glob;
 use super::section::{At, Checker, Section};
 use super::tls;
 use super::validate::check_path;
@@ -15,6 +17,8 @@ const ROOT: &str = "/etc/tidegate/root.json";
 const POLL: Duration = Duration::from_mins(15);
 const POLL_MIN: Duration = Duration::from_mins(1);
 const POLL_MAX: Duration = Duration::from_hours(7 * 24);
+const SETTINGS: [(&str, SettingsOf); 2] =
+    [("channel", SettingsOf::Channel), ("site", SettingsOf::Site)];
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const TIMEOUT_MAX: Duration = Duration::from_mins(10);
 /// Below it a poll would not be through before the next.
@@ -52,6 +56,32 @@ pub(super) fn deploy(cx: &mut Checker, root: &mut Section<'_>) -> Option<Deploy>
         limits::DEPLOY_SILENCE,
     );
     let rate_limit = section.size(cx, "rate-limit", RATE_MIN..=RATE_MAX);
+    let hold = section.flag(cx, "hold", false);
+    let window = section.text(cx, "install-window");
+    let window = window.and_then(|written| {
+        let window = DailyWindow::parse(&written.value);
+        if window.is_none() {
+            let message = format!("`{}` is no time of the day", written.value);
+            let help = "write install-window = \"22:00-04:00\", in UTC".to_owned();
+            cx.error(written.place, message, Some(help));
+        }
+        window
+    });
+    let modules = section.texts(cx, "modules");
+    if modules.as_ref().is_some_and(Vec::is_empty) {
+        let message = "an empty list takes no module".to_owned();
+        let help = "write hold = true to install nothing, or remove the key".to_owned();
+        cx.error(section.key_place("modules"), message, Some(help));
+    }
+    for glob in modules.iter().flatten() {
+        check_glob(cx, glob);
+    }
+    let modules = modules
+        .into_iter()
+        .flatten()
+        .map(|glob| glob.value)
+        .collect();
+    let settings = section.choice(cx, "settings", &SETTINGS, "channel");
     section.finish(cx);
     Some(Deploy {
         repository: repository?,
@@ -60,6 +90,10 @@ pub(super) fn deploy(cx: &mut Checker, root: &mut Section<'_>) -> Option<Deploy>
         poll: poll.value,
         timeout: timeout.value,
         rate_limit: rate_limit.map(|rate| rate.value),
+        hold: hold.value,
+        window,
+        modules,
+        settings: settings.unwrap_or(SettingsOf::Channel),
     })
 }
 

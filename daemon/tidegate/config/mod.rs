@@ -31,7 +31,8 @@ pub(crate) use modbus::TYPES as MODBUS_TYPES;
 pub(crate) use model::{
     Broker, ClockTrust, Config, Decode, Deploy, EventTime, Filter, From, Full, Identity,
     IdentityBy, ModbusSource, Modules, MqttSource, MqttVersion, OnFailure, Pipeline, Policy,
-    Repository, Route, Secret, Send, SerialSource, Source, SourceKind, TimeUnit, Uplink,
+    Repository, Route, Secret, Send, SerialSource, SettingsOf, Source, SourceKind, TimeUnit,
+    Uplink,
 };
 pub(crate) use report::Problems;
 pub(crate) use source::CORRELATION_DATA;

@@ -10,6 +10,7 @@ use tidegate_deploy::Url;
 use tidegate_domain::alarm;
 use tidegate_domain::channel::Name;
 use tidegate_domain::command;
+use tidegate_domain::install::DailyWindow;
 use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::Severity;
 use tidegate_domain::signature::PublicKey;
@@ -491,6 +492,21 @@ pub(crate) struct Deploy {
     pub(crate) timeout: Duration,
     /// Bytes a second that may come in.
     pub(crate) rate_limit: Option<u64>,
+    /// Nothing new is installed.
+    pub(crate) hold: bool,
+    /// When something new may be installed, every day; always where there is none.
+    pub(crate) window: Option<DailyWindow>,
+    /// Which modules the site takes from the channel, as globs; empty: all.
+    pub(crate) modules: Vec<String>,
+    /// Whose settings win where both set one.
+    pub(crate) settings: SettingsOf,
+}
+
+/// Whose settings win where the channel and the site's own file set the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SettingsOf {
+    Channel,
+    Site,
 }
 
 /// Where a repository is.

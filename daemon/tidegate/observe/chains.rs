@@ -79,28 +79,34 @@ impl Observer {
             // One that decodes several sources is one module.
             if !modules
                 .iter()
-                .any(|(known, _)| known.inspection.digest == *digest)
+                .any(|(known, ..)| known.inspection.digest == *digest)
             {
-                modules.push((Arc::clone(&decoding.module), view::ModuleState::Active));
+                modules.push((
+                    Arc::clone(&decoding.module),
+                    view::ModuleState::Active,
+                    None,
+                ));
             }
         }
         let config = self.rollouts.configuration();
         let trusted = &config.modules.trusted_keys;
         let modules = modules.into_iter();
         let mut shown: Vec<view::ModuleStatus> = modules
-            .map(|(module, state)| view::ModuleStatus {
+            .map(|(module, state, trial)| view::ModuleStatus {
                 name: module.manifest.name.clone(),
                 version: module.manifest.version.clone(),
                 digest: module.inspection.digest.as_str().to_owned(),
                 state,
+                trial,
                 origin: match module.origin {
                     Origin::Factory => view::ModuleOrigin::Factory,
                     Origin::Signed(key) if trusted.contains(&key) => view::ModuleOrigin::Signed,
                     Origin::Local | Origin::Signed(_) => view::ModuleOrigin::Local,
+                    Origin::Channel => view::ModuleOrigin::Channel,
                 },
                 signed_by: match module.origin {
                     Origin::Signed(key) => Some(key.to_string()),
-                    Origin::Factory | Origin::Local => None,
+                    Origin::Factory | Origin::Local | Origin::Channel => None,
                 },
                 world: module.manifest.world.to_string(),
                 size_bytes: module.inspection.size as u64,

@@ -18,6 +18,7 @@ use tidegate_store::Recovered;
 
 use super::{Step, lock};
 use crate::audit::{self, Audit};
+use crate::brought::Brought;
 use crate::config::{self, Config};
 use crate::kept::Kept;
 use crate::{clock, gateway, modules};
@@ -29,6 +30,8 @@ pub(crate) struct Maker<'a> {
     pub(crate) kept: &'a Kept,
     pub(crate) loaded: &'a Mutex<BTreeMap<String, Arc<LoadedModule>>>,
     pub(crate) audit: &'a Audit,
+    /// What names of modules mean.
+    pub(crate) brought: Arc<Brought>,
 }
 
 /// Modules by the names in the configuration.
@@ -43,7 +46,7 @@ impl Maker<'_> {
             if found.contains_key(&filter.module) {
                 continue;
             }
-            let module = modules::resolve(&filter.module, &self.config.modules)?;
+            let module = self.resolve(&filter.module)?;
             self.kept.put(&module);
             found.insert(filter.module.clone(), self.loaded(module)?);
         }
@@ -52,11 +55,15 @@ impl Maker<'_> {
             if let config::Decode::Module(decoder) = &source.decode
                 && !found.contains_key(&decoder.module)
             {
-                let module = modules::resolve(&decoder.module, &self.config.modules)?;
+                let module = self.resolve(&decoder.module)?;
                 found.insert(decoder.module.clone(), self.loaded(module)?);
             }
         }
         Ok(found)
+    }
+
+    fn resolve(&self, name: &str) -> anyhow::Result<pipeline::Module> {
+        modules::resolve(name, &self.config.modules, &self.brought)
     }
 
     fn loaded(&self, module: pipeline::Module) -> anyhow::Result<Arc<LoadedModule>> {
@@ -141,6 +148,10 @@ impl Maker<'_> {
     /// # Errors
     /// The site does not let the component of a slot run, whatever it let run before.
     fn permit(&self, origin: Origin, spec: &SlotSpec) -> anyhow::Result<()> {
+        let install = self.brought.install();
+        if let Some(revoked) = install.revoked(&spec.module, &spec.version) {
+            bail!(revoked);
+        }
         match origin {
             Origin::Local if !self.config.modules.allow_unsigned => bail!(
                 "module {} {} ({}) is signed by nobody, and `modules.allow-unsigned` is off",
@@ -159,7 +170,7 @@ impl Maker<'_> {
                     spec.digest
                 )
             }
-            Origin::Factory | Origin::Local | Origin::Signed(_) => Ok(()),
+            Origin::Factory | Origin::Local | Origin::Signed(_) | Origin::Channel => Ok(()),
         }
     }
 
@@ -196,11 +207,25 @@ impl Maker<'_> {
             };
             return Ok(Some(Step::Start(Box::new(candidate), gates)));
         }
+        if self.brought.goes_back()
+            && let Some(good) = &record.last_good
+            && good == wanted
+        {
+            // No trial: it ran before, and what runs now was refused.
+            let good = self.restore(index, good, &BTreeMap::new())?;
+            let why = self.brought.why_back();
+            return Ok(Some(Step::PutBack(Box::new(good), Reason::Epoch, why)));
+        }
         match record.plan(wanted) {
             Plan::Keep => return Ok(None),
             Plan::Withdraw => {
-                let why = "the configuration no longer asks for the candidate".to_owned();
-                return Ok(Some(Step::RollBack(Reason::Withdrawn, why)));
+                let (reason, why) = if self.brought.goes_back() {
+                    (Reason::Epoch, self.brought.why_back())
+                } else {
+                    let why = "the configuration no longer asks for the candidate";
+                    (Reason::Withdrawn, why.to_owned())
+                };
+                return Ok(Some(Step::RollBack(reason, why)));
             }
             Plan::Known => {
                 if let Some(refused) = &record.refused {
@@ -231,14 +256,12 @@ impl Maker<'_> {
             }
             Err(error) => return Err(error),
         };
+        let gates = self.brought.gates(rollout.gates);
         let mode = match wanted.same_modules(&record.active) {
             true => rollout.settings,
-            false => rollout.gates.mode,
+            false => gates.mode,
         };
-        let gates = Gates {
-            mode,
-            ..rollout.gates
-        };
+        let gates = Gates { mode, ..gates };
         Ok(Some(Step::Start(Box::new(candidate), gates)))
     }
 
@@ -324,7 +347,8 @@ impl Maker<'_> {
             .map(|filter| {
                 let module = found.get(&filter.module);
                 let module = module.context("every named module was loaded")?;
-                Ok(gateway::slot(filter, module, &policy, &self.config.policy))
+                let site = &self.config.policy;
+                Ok(gateway::slot(filter, &self.brought, module, &policy, site))
             })
             .collect()
     }

@@ -188,6 +188,15 @@ pub enum Reason {
     BootLoop,
     /// The configuration names another.
     Withdrawn,
+    /// The channel's epoch that it came with was put back as a whole.
+    Epoch,
+}
+
+impl Reason {
+    /// Whether the generation itself is to blame: then it is not tried again as it is.
+    pub(super) fn is_its_own(self) -> bool {
+        !matches!(self, Self::Withdrawn | Self::Epoch)
+    }
 }
 
 impl Reason {
@@ -209,6 +218,7 @@ impl Reason {
             Self::Operator => "operator",
             Self::BootLoop => "boot-loop",
             Self::Withdrawn => "withdrawn",
+            Self::Epoch => "epoch",
         }
     }
 }

@@ -23,3 +23,4 @@ pub use record::{
     candidate_key, is_candidate_key,
 };
 pub use share::Share;
+pub(crate) use share::place;

@@ -247,7 +247,7 @@ impl Record {
         }
     }
 
-    /// A chain is not tried, or not any more.
+    /// A chain is not tried, or not any more. Where it is not to blame it may come again.
     pub fn refuse(&mut self, chain: Chain, reason: Reason, why: String, at: i64) {
         self.decision = Some(Decision {
             at,
@@ -255,7 +255,9 @@ impl Record {
             reason: Some(reason),
             why: why.clone(),
         });
-        self.refused = (reason != Reason::Withdrawn).then_some(Refused { chain, reason, why });
+        self.refused = reason
+            .is_its_own()
+            .then_some(Refused { chain, reason, why });
         self.early_exits = 0;
     }
 

@@ -41,7 +41,7 @@ impl Share {
 /// Where a series lies in the range of all places, the same on every gateway and in every version: FNV-1a over its
 /// name (<https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>), mixed by the finaliser of `SplitMix64`, for FNV leaves the upper bits of short names
 /// alike.
-fn place(series: &str) -> u64 {
+pub(crate) fn place(series: &str) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in series.bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);

@@ -589,6 +589,7 @@ pub(crate) fn rich() -> Picture {
             } else {
                 ModuleState::Idle
             },
+            trial: None,
             origin: ModuleOrigin::Factory,
             signed_by: None,
             world: "filter".to_owned(),
