@@ -8,6 +8,7 @@ use std::thread;
 
 use serde_json::Value;
 
+use crate::kills;
 use crate::repositories;
 use crate::server::{Manner, Server};
 use crate::support::{Daemon, Site, tidegate, wait_for};
@@ -665,22 +666,21 @@ fn a_killed_gateway_goes_on_from_any_sync_of_a_look() {
         .serve_now(&case.join("then"), Manner::Honest, "");
     let mut kills = 0;
     for sync in 1..=12 {
-        let thread = gateway.daemon.thread("deploy");
-        let mut strace = std::process::Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-p", &thread.to_string()])
-            .args(["-e", &format!("inject=fsync:signal=SIGKILL:when={sync}")])
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .expect("strace is installed by `make tools`");
-        let status = format!("/proc/{}/task/{thread}/status", gateway.daemon.pid());
-        wait_for("strace", || {
-            let status = fs::read_to_string(&status).ok()?;
-            (!status.contains("TracerPid:\t0\n")).then_some(())
-        });
+        let tracer = kills::at_sync(&mut gateway.daemon, sync);
         let looked = gateway.update();
-        strace.kill().ok();
-        strace.wait().unwrap();
-        if looked.is_ok() {
+        // It may be killed by what comes after the look, too.
+        let whole = looked.is_ok()
+            && wait_for("a kill or the end", || {
+                if gateway.daemon.exited().is_some() {
+                    return Some(false);
+                }
+                let status = gateway.daemon.get("/api/v1/status")?;
+                let status: Value = serde_json::from_str(&status.1).unwrap();
+                let install = &status["deploy"]["install"];
+                (install["in_force"] == 4 && install["state"] == "settled").then_some(true)
+            });
+        drop(tracer);
+        if whole {
             break;
         }
         kills += 1;

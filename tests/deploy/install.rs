@@ -7,6 +7,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::kills;
 use crate::server::Server;
 use crate::support::{
     Broker, Collector, Daemon, Site, assert_numbers, configuration, hostile_components, numbered,
@@ -426,4 +427,46 @@ fn a_kill_in_any_state_of_an_installation_goes_on_after_the_restart() {
     gateway.daemon = Daemon::start(&gateway.config);
     gateway.send(20);
     assert_eq!(gateway.version("active").as_deref(), Some("1.0.0"));
+}
+
+#[test]
+fn a_killed_gateway_goes_on_from_any_sync_of_an_installation() {
+    let publisher = Publisher::new();
+    publisher.add("1.0.0", |_| ());
+    publisher.publish("1.0.0", json!({}), &[]);
+    let repository = format!("file://{}", publisher.site.path("repo").display());
+    let mut gateway = Gateway::new(&publisher, &repository, "");
+    let mut kills = 0;
+    for sync in 1..=40 {
+        let tracer = kills::at_sync(&mut gateway.daemon, sync);
+        let _killed_or_not = gateway.module(&["update"]);
+        let settled = wait_for("a kill or the end of the installation", || {
+            gateway.broker.publish(
+                "plant/line1",
+                (gateway.sent..gateway.sent + 20).map(numbered),
+            );
+            gateway.sent += 20;
+            if gateway.daemon.exited().is_some() {
+                return Some(false);
+            }
+            let (code, status) = gateway.daemon.get("/api/v1/status")?;
+            assert_eq!(code, 200);
+            let status: Value = serde_json::from_str(&status).unwrap();
+            let install = &status["deploy"]["install"];
+            (install["state"] == "settled" && install["in_force"] == 1).then_some(true)
+        });
+        drop(tracer);
+        if settled {
+            break;
+        }
+        kills += 1;
+        gateway.daemon = Daemon::start(&gateway.config);
+    }
+    println!("killed {kills} times");
+    assert!(kills >= 8, "{kills}");
+    gateway.wait("settled", 1);
+    assert_eq!(gateway.version("active").as_deref(), Some("1.0.0"));
+    gateway.daemon.wait_delivered();
+    assert_numbers(&gateway.collector.items("readings"), gateway.sent);
+    assert_eq!(gateway.daemon.ledger()["balanced"], true);
 }

@@ -12,6 +12,7 @@ mod cuts;
 mod hostile;
 mod https;
 mod install;
+mod kills;
 mod memory;
 mod repositories;
 mod server;

@@ -380,6 +380,16 @@ fn kinds_that_come_later() {
         )],
         &["error tidegate.toml:4:14 `ftp://x` is no repository"],
     );
+    check(
+        &[(
+            "[source.plant]",
+            "[deploy]\nrepository = \"file:///x\"\ninstall-window = \"22-4\"\nmodules = []\n[source.plant]",
+        )],
+        &[
+            "error tidegate.toml:5:18 `22-4` is no time of the day",
+            "error tidegate.toml:6:1 an empty list takes no module",
+        ],
+    );
 }
 
 #[test]
@@ -1324,6 +1334,10 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
             "channel",
             "poll",
             "timeout",
+            "hold",
+            "install-window",
+            "modules",
+            "settings",
             "rate-limit",
         ],
     );
