@@ -142,10 +142,7 @@ impl Handle {
         let status = self.status();
         let install = &status.install;
         let refused = install.refused.as_ref().map(|refused| refused.epoch);
-        let state = if status.epoch == install.in_force {
-            // No chain names it.
-            view::ModuleState::Idle
-        } else if status.epoch == refused {
+        let state = if status.epoch.is_some() && status.epoch == refused {
             view::ModuleState::Refused
         } else {
             view::ModuleState::Candidate

@@ -675,7 +675,7 @@ pub enum ModuleState {
     Idle,
     /// At least one chain runs it.
     Active,
-    /// It is on trial, or the channel names it and nothing tries it yet.
+    /// It is on trial, or the channel names it and nothing runs it yet.
     Candidate,
     /// A chain ran it before the present one, and goes back to it where that fails.
     Previous,
