@@ -25,7 +25,7 @@ mod acts;
 mod throttle;
 
 pub(crate) use self::acts::{
-    command, fetched, first, generation, in_force, local, not_in_force, not_taken, operator,
+    command, epoch, fetched, first, generation, in_force, local, not_in_force, not_taken, operator,
     quarantine, refusals, started, stopped,
 };
 use self::throttle::Throttle;

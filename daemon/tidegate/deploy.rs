@@ -110,6 +110,7 @@ pub(crate) fn open(
         deploy: deploy.clone(),
         device: Arc::clone(&device),
         rollouts: Arc::clone(rollouts),
+        audit: audit.clone(),
         inbox,
         status: Arc::clone(&status),
         anew: Arc::clone(anew),

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde_json::json;
+use tidegate_audit::Action;
 use tidegate_deploy::Device;
 use tidegate_domain::channel::Channel;
 use tidegate_domain::install::{
@@ -19,6 +21,7 @@ use tidegate_status::view;
 use tidegate_store::{Event, Input};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::audit::{self, Audit};
 use crate::brought::Brought;
 use crate::config::{self, Config};
 use crate::rollouts::{Changed, Rollouts};
@@ -38,6 +41,7 @@ pub(crate) struct Installer {
     pub(crate) deploy: config::Deploy,
     pub(crate) device: Arc<Device>,
     pub(crate) rollouts: Arc<Rollouts>,
+    pub(crate) audit: Audit,
     pub(crate) inbox: mpsc::Sender<ToWriter>,
     pub(crate) status: Arc<Mutex<view::DeployStatus>>,
     /// Has the gateway wired anew.
@@ -171,7 +175,7 @@ impl Installer {
             );
             self.tell(
                 epoch,
-                "epoch-refused",
+                Action::EpochRefused,
                 &format!("{}: {why}", stage.as_str()),
             );
             install.refuse(epoch, stage, why, now);
@@ -180,7 +184,7 @@ impl Installer {
         }
         install.begin(epoch.clone());
         self.store(install)?;
-        self.tell(epoch, "epoch-begun", "rehearsed; the pipelines try it");
+        self.tell(epoch, Action::EpochBegun, "rehearsed; the pipelines try it");
         self.adopt()
     }
 
@@ -283,7 +287,7 @@ impl Installer {
                         epoch = epoch.epoch,
                         "the epoch is in force everywhere"
                     );
-                    self.tell(&epoch, "epoch-settled", "in force everywhere");
+                    self.tell(&epoch, Action::EpochSettled, "in force everywhere");
                     return Ok(After::Step);
                 }
                 Ok(After::Rest(rest))
@@ -296,7 +300,7 @@ impl Installer {
                         epoch = epoch.epoch,
                         "the epoch is put back everywhere: {why}"
                     );
-                    self.tell(&epoch, "epoch-put-back", &why);
+                    self.tell(&epoch, Action::EpochPutBack, &why);
                     return Ok(After::Step);
                 }
                 Ok(After::Rest(rest))
@@ -311,20 +315,23 @@ impl Installer {
         Ok(after)
     }
 
-    /// An `event` item for every uplink. Where the writer has no place for it the state on the page says the same.
-    fn tell(&self, epoch: &Epoch, code: &'static str, text: &str) {
-        let modules: Vec<_> = epoch.modules.iter().map(inventory).collect();
+    /// Into the audit log, and an `event` item for every uplink. Where the writer has no place for it the state on the page says
+    /// the same.
+    fn tell(&self, epoch: &Epoch, action: Action, text: &str) {
+        let about = json!({
+            "channel": epoch.channel,
+            "epoch": epoch.epoch,
+            "document": epoch.document,
+            "modules": epoch.modules.iter().map(inventory).collect::<Vec<_>>(),
+        });
+        audit::epoch(&self.audit, action, &about, text);
+        let mut data = about;
+        data["reason"] = text.into();
         let event = Event {
             time: clock::wall(),
-            code: code.to_owned(),
+            code: action.as_str().replace('.', "-"),
             text: format!("channel {} epoch {}: {text}", epoch.channel, epoch.epoch),
-            data: Some(serde_json::json!({
-                "channel": epoch.channel,
-                "epoch": epoch.epoch,
-                "document": epoch.document,
-                "modules": modules,
-                "reason": text,
-            })),
+            data: Some(data),
         };
         if let Err(error) = self.inbox.try_send(ToWriter::Input(Input::Event(event))) {
             tracing::warn!("an event about the epoch does not go up: {error}");
@@ -387,7 +394,7 @@ impl Installer {
 }
 
 fn inventory(module: &tidegate_domain::install::EpochModule) -> serde_json::Value {
-    serde_json::json!({
+    json!({
         "name": module.name,
         "version": module.version,
         "digest": module.digest,

@@ -11,7 +11,7 @@ use crate::kills;
 use crate::server::Server;
 use crate::support::{
     Broker, Collector, Daemon, Site, assert_numbers, configuration, hostile_components, numbered,
-    tidegate, wait_for,
+    run, tidegate, wait_for,
 };
 
 /// The publisher: a repository with its keys.
@@ -218,6 +218,24 @@ impl Gateway {
         assert_eq!(ledger["balanced"], true, "{ledger}");
     }
 
+    /// The epochs' steps in the audit log, which holds.
+    fn audited(&self) -> Vec<String> {
+        let config = self.config.to_str().unwrap();
+        let verified = run(&["audit", "verify", "--config", config]);
+        assert!(verified.status.success(), "{}", said(&verified));
+        let shown = run(&[
+            "audit", "show", "--json", "--limit", "10000", "--config", config,
+        ]);
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let entries = shown
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let actions = entries.map(|entry| entry["action"].as_str().unwrap().to_owned());
+        actions
+            .filter(|action| action.starts_with("epoch."))
+            .collect()
+    }
+
     fn events(&self, code: &str) -> Vec<Value> {
         let events = self.collector.items("event").into_iter();
         events.filter(|event| event["code"] == code).collect()
@@ -284,6 +302,15 @@ fn a_good_release_is_adopted_a_bad_one_undone_offline_and_a_revoked_one_removed_
         wait_for("the event", || {
             (gateway.events("epoch-put-back").len() == 1).then_some(())
         });
+        assert_eq!(
+            gateway.audited(),
+            [
+                "epoch.begun",
+                "epoch.settled",
+                "epoch.begun",
+                "epoch.put-back"
+            ]
+        );
     }
 
     // The one that runs is revoked: it goes at once, whatever the site holds.

@@ -53,6 +53,14 @@ pub enum Action {
     DeployFetched,
     /// What a channel names was not taken.
     DeployRefused,
+    /// An epoch of a channel passed its rehearsal, and the pipelines try it.
+    EpochBegun,
+    /// An epoch is in force everywhere.
+    EpochSettled,
+    /// An epoch was put back everywhere.
+    EpochPutBack,
+    /// An epoch did not pass its rehearsal.
+    EpochRefused,
     /// A request that the page or the control socket refused.
     RequestRefused,
     /// A key pair was made.
@@ -160,10 +168,15 @@ pub const CONTROLS: [Control; 7] = [
     Control {
         id: "EDR 3.10",
         name: "Support for updates",
-        how: "what was fetched and verified, and what was refused and why; then the generation that came of it",
+        how: "what was fetched and verified, and what was refused and why; what its rehearsal and its trial came to, as one epoch; and \
+              the generation that came of it",
         shown_by: &[
             Action::DeployFetched,
             Action::DeployRefused,
+            Action::EpochBegun,
+            Action::EpochSettled,
+            Action::EpochPutBack,
+            Action::EpochRefused,
             Action::GenerationActive,
             Action::GenerationRolledBack,
         ],
@@ -172,7 +185,7 @@ pub const CONTROLS: [Control; 7] = [
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 31] = [
         Self::AuditBegun,
         Self::AuditRecovered,
         Self::AuditTrimmed,
@@ -197,6 +210,10 @@ impl Action {
         Self::Command,
         Self::DeployFetched,
         Self::DeployRefused,
+        Self::EpochBegun,
+        Self::EpochSettled,
+        Self::EpochPutBack,
+        Self::EpochRefused,
         Self::RequestRefused,
         Self::IdentityMade,
         Self::IdentityCertificate,
@@ -243,6 +260,10 @@ impl Action {
             Self::Command => ("command", ControlSystemEvents),
             Self::DeployFetched => ("deploy.fetched", ConfigurationChanges),
             Self::DeployRefused => ("deploy.refused", AccessControl),
+            Self::EpochBegun => ("epoch.begun", ConfigurationChanges),
+            Self::EpochSettled => ("epoch.settled", ConfigurationChanges),
+            Self::EpochPutBack => ("epoch.put-back", ConfigurationChanges),
+            Self::EpochRefused => ("epoch.refused", ConfigurationChanges),
             Self::RequestRefused => ("request.refused", RequestErrors),
             Self::IdentityMade => ("identity.made", AccessControl),
             Self::IdentityCertificate => ("identity.certificate", AccessControl),

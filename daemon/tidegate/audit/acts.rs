@@ -100,7 +100,7 @@ pub(crate) fn not_in_force(audit: &Audit, error: &anyhow::Error) {
 /// A module from a local file is loaded, by whose word.
 pub(crate) fn local(audit: &Audit, module: &LoadedModule) {
     let (action, key, reason) = match &module.origin {
-        Origin::Factory => return,
+        Origin::Factory | Origin::Channel => return,
         Origin::Signed(key) => (
             Action::ModuleSigned,
             Some(key.to_string()),
@@ -287,6 +287,24 @@ pub(crate) fn fetched(audit: &Audit, status: &view::DeployStatus, epoch: u64) {
     if let Err(error) = recorded {
         tracing::error!("what was fetched is not on record yet: {error}");
     }
+}
+
+/// A step of an epoch's installation: it is on record before the step is the last word of anything.
+pub(crate) fn epoch(audit: &Audit, action: Action, about: &Value, why: &str) {
+    let outcome = if matches!(action, Action::EpochRefused | Action::EpochPutBack) {
+        Outcome::Refused
+    } else {
+        Outcome::Done
+    };
+    record(
+        audit,
+        Entry {
+            object: about.as_object().cloned().unwrap_or_default(),
+            outcome,
+            reason: why.to_owned(),
+            ..entry(Actor::Deploy, action)
+        },
+    );
 }
 
 /// Nothing was taken from a repository.

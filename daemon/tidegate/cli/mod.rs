@@ -207,26 +207,12 @@ impl Site {
     /// The same at the start, where nothing runs instead: see [`config::load_to_start`].
     fn load_to_start(&self) -> Result<Config, Failure> {
         let loaded = config::load_to_start(&self.config, self.environment());
-        self.accept(self.with_modules(loaded))
+        self.accept(with_modules(loaded))
     }
 
     /// The configuration with every problem that keeps it from running.
     fn read_to_run(&self) -> Loaded {
-        self.with_modules(config::load(&self.config, self.environment()))
-    }
-
-    /// Adds what is wrong with the modules that a configuration names; what came over the air lies in the state directory.
-    fn with_modules(&self, mut loaded: Loaded) -> Loaded {
-        if let (Some(config), Some(dir)) = (&mut loaded.config, &self.state_dir) {
-            config.gateway.state_dir.clone_from(dir);
-        }
-        if let Some(config) = &loaded.config {
-            modules::check(config, &mut loaded.problems);
-        }
-        if loaded.problems.has_errors() {
-            loaded.config = None;
-        }
-        loaded
+        with_modules(config::load(&self.config, self.environment()))
     }
 
     fn accept(&self, loaded: Loaded) -> Result<Config, Failure> {
@@ -242,6 +228,17 @@ impl Site {
             ))
         })
     }
+}
+
+/// Adds what is wrong with the modules that a configuration names.
+fn with_modules(mut loaded: Loaded) -> Loaded {
+    if let Some(config) = &loaded.config {
+        modules::check(config, &mut loaded.problems);
+    }
+    if loaded.problems.has_errors() {
+        loaded.config = None;
+    }
+    loaded
 }
 
 /// Prints a line to standard output. A reader that went away (`| head`) is no error.
