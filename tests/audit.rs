@@ -168,6 +168,22 @@ fn what_was_done_to_a_gateway_is_found_in_the_evidence() {
     fs::write(&config, format!("{sound}\n[nonsense]\n")).unwrap();
     reload(&daemon, &config, "config.refused");
     fs::write(&config, &sound).unwrap();
+    let told = wait_for("the retained status", || {
+        let output = std::process::Command::new("mosquitto_sub")
+            .args([
+                "-p",
+                &broker.port.to_string(),
+                "-t",
+                "tidegate/gw-test/status",
+                "-C",
+                "1",
+            ])
+            .output()
+            .unwrap();
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let told = status["audit"].clone();
+        (told["number"].as_u64()? > 10).then_some(told)
+    });
     let shown = daemon.json("/api/v1/audit?limit=3");
     assert_eq!(shown["items"].as_array().unwrap().len(), 3);
     assert_eq!(shown["next"], shown["items"][2]["number"]);
@@ -192,6 +208,15 @@ fn what_was_done_to_a_gateway_is_found_in_the_evidence() {
         (&json!("gw-test"), &json!("gw-test"))
     );
     assert_eq!(head["number"], entries.last().unwrap()["number"]);
+
+    // The cloud was told on the way how far the log went, and can say so later.
+    let number = usize::try_from(told["number"].as_u64().unwrap()).unwrap();
+    let text = fs::read_to_string(&evidence).unwrap();
+    let line = text.lines().nth(number).unwrap();
+    assert_eq!(
+        sha256(line.as_bytes()),
+        format!("sha256:{}", told["hash"].as_str().unwrap())
+    );
 
     assert_eq!(of(entries, "audit.begun").len(), 1);
     assert_eq!(of(entries, "identity.made").len(), 1);
@@ -542,4 +567,50 @@ fn openssl_verifies_an_entry_by_the_key_in_the_evidence() {
         verified += 1;
     }
     assert!(verified > 4);
+}
+
+/// Whoever hangs up before the answer leaves an answer on record all the same.
+#[test]
+fn an_act_whose_asker_hung_up_is_answered_in_the_log() {
+    let site = Site::new();
+    let broker = Broker::start(&site, "broker");
+    let (repo, keys) = (site.path("repo"), site.path("keys"));
+    let made = tidegate()
+        .args(["repo", "init"])
+        .arg(&repo)
+        .arg("--keys")
+        .arg(&keys)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    // A server that takes connections and says nothing.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let rest = format!(
+        "{PIPELINE}[deploy]\nrepository = \"http://{}/\"\nroot = \"{}\"\n",
+        server.local_addr().unwrap(),
+        repo.join("metadata/1.root.json").display()
+    );
+    let config = configuration(&site, &broker, &rest);
+    let mut daemon = Daemon::start(&config);
+    let mut stream = UnixStream::connect(site.path("state/control.sock")).unwrap();
+    stream
+        .write_all(
+            b"POST /api/v1/modules/update HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+              Content-Length: 2\r\n\r\n{}",
+        )
+        .unwrap();
+    wait_for("the entry", || {
+        let updates = of(&entries(&config), "module.update");
+        (updates.len() == 1).then_some(())
+    });
+    drop(stream);
+    let came = wait_for("the answer", || {
+        of(&entries(&config), "module.update").get(1).cloned()
+    });
+    assert_eq!(came["outcome"], "failed");
+    assert!(
+        came["reason"].as_str().unwrap().contains("hung up"),
+        "{came}"
+    );
+    assert_eq!(daemon.stop(), 0);
 }

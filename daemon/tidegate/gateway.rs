@@ -378,6 +378,7 @@ pub(crate) fn status(
         boot: clock::boot_id(),
         clock_synced,
         modules: modules.iter().map(|module| module_status(module)).collect(),
+        audit: None,
     }
 }
 

@@ -223,7 +223,11 @@ impl Observer {
         let active = modules.into_iter();
         let active = active.filter(|(_, state, _)| *state == view::ModuleState::Active);
         let active: Vec<Arc<LoadedModule>> = active.map(|(module, ..)| module).collect();
-        let says = gateway::status(store, clock::now().synced || set, &active);
+        let audit = self.audit.status();
+        let says = tidegate_uplink::Status {
+            audit: (audit.last > 0).then_some((audit.last, audit.hash)),
+            ..gateway::status(store, clock::now().synced || set, &active)
+        };
         let config = &self.config;
         let source = |name: &str| ledger.sources.get(name).map_or(0, |counts| counts.received);
         let pipeline = |name: &str| {

@@ -91,8 +91,11 @@ impl Operator {
         act: impl Future<Output = Result<T, Refused>>,
     ) -> Result<T, Refused> {
         let number = self.audit.require(asked.clone()).await?;
+        let mut pending = Pending(Some((&self.audit, asked, number)));
         let came = act.await;
-        self.audit.answer(asked, number, &came);
+        if let Some((audit, asked, number)) = pending.0.take() {
+            audit.answer(asked, number, &came);
+        }
         came
     }
 
@@ -264,6 +267,21 @@ impl Operator {
             (Some(source), _) => owner_of(&self.sources, "source", source).map(drop),
             (None, Some(pipeline)) => owner_of(&self.pipelines, "pipeline", pipeline).map(drop),
             (None, None) => Err("it belongs to nobody".to_owned()),
+        }
+    }
+}
+
+/// An act that is under way. Whoever asked may hang up before its end, which is on record as well.
+struct Pending<'a>(Option<(&'a Audit, Entry, u64)>);
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some((audit, asked, number)) = self.0.take() {
+            let gone: Result<(), _> = Err(Refused::Unavailable(
+                "whoever asked hung up before the answer; the act may have been carried out"
+                    .to_owned(),
+            ));
+            audit.answer(asked, number, &gone);
         }
     }
 }

@@ -52,6 +52,7 @@ pub(crate) fn append(path: &Path) -> io::Result<File> {
         .append(true)
         .mode(0o600)
         .open(path)?;
+    faults::opened(&file);
     sync_dir(path.parent().unwrap_or(Path::new(".")))?;
     Ok(file)
 }
@@ -65,7 +66,9 @@ pub(crate) fn write(file: &mut File, bytes: &[u8]) -> io::Result<()> {
 /// What was written is there after a power cut.
 pub(crate) fn sync(file: &File) -> io::Result<()> {
     faults::step()?;
-    file.sync_all()
+    file.sync_all()?;
+    faults::synced(file);
+    Ok(())
 }
 
 /// Cuts a file at a length, for good.

@@ -313,6 +313,16 @@ fn a_log_that_was_put_back_to_an_earlier_moment_is_found_by_an_exported_head() {
         fault.why.contains("goes to entry 5") && fault.why.contains("cut off"),
         "{fault}"
     );
+    // A log that was written on from there is another one; of two that each hold nothing can be mixed.
+    let first = Site::new();
+    copy_dir(&site.dir(), &first.dir());
+    copy_dir(
+        &site.0.path().join("identity"),
+        &first.0.path().join("identity"),
+    );
+    let mut log = first.open().log;
+    log.append(&[entry(41), entry(51), entry(61)]).unwrap();
+    drop(log);
     // Nor does it help to write on.
     let mut log = site.open().log;
     log.append(&[entry(40), entry(50), entry(60)]).unwrap();
@@ -320,6 +330,21 @@ fn a_log_that_was_put_back_to_an_earlier_moment_is_found_by_an_exported_head() {
     let fault = site.verify_against(&exported).unwrap_err();
     assert_eq!(fault.number, Some(5), "{fault}");
     assert_eq!(site.verify_against(&earlier).unwrap().last, 6);
+    let (ours, theirs) = (site.lines(), first.lines());
+    for (index, number, part) in [
+        (3, 5, "hash of the one before"),
+        (4, 5, "hash of the one before"),
+        (5, 6, "hash of the one before"),
+    ] {
+        let mut mixed = ours.clone();
+        mixed[index] = theirs[index].clone();
+        site.put(&mixed);
+        site.refused(Some(number), part);
+    }
+    let mut mixed = ours[..3].to_vec();
+    mixed.extend_from_slice(&theirs[3..]);
+    site.put(&mixed);
+    site.refused(Some(6), "the signed head names");
 }
 
 #[test]
@@ -529,20 +554,15 @@ fn whatever_was_acknowledged_is_there_after_a_power_cut_at_every_step() {
             break;
         }
         cuts += 1;
-        let synced = site.0.path().join("synced");
-        copy_dir(&site.dir(), &synced);
         let last = segments::list(&site.dir()).unwrap().pop();
         // What a kill leaves, then what a power cut may: every length of what had not been synced.
         let lengths = last.as_ref().map_or(1, |last| {
-            let bytes = last.read().unwrap();
-            let (lines, rest) = segments::lines(&bytes);
-            let unsynced = lines
-                .iter()
-                .filter(|line| Record::parse(line).unwrap().number > acknowledged)
-                .map(|line| line.len() + 1)
-                .sum::<usize>();
-            unsynced + rest.len() + 1
+            let file = fs::File::open(&last.path).unwrap();
+            let there = file.metadata().unwrap().len();
+            usize::try_from(there - crate::faults::synced_bytes(&file)).unwrap() + 1
         });
+        let synced = site.0.path().join("synced");
+        copy_dir(&site.dir(), &synced);
         for lost in (0..lengths).step_by(61) {
             if site.dir().exists() {
                 fs::remove_dir_all(site.dir()).unwrap();

@@ -291,6 +291,7 @@ pub(crate) mod tests {
                 boot: "b1".to_owned(),
                 clock_synced: true,
                 modules: serde_json::json!([]),
+                audit: None,
             },
         }
     }

@@ -19,6 +19,9 @@ pub struct Status {
     pub clock_synced: bool,
     /// The modules that are active, as JSON for the receiver.
     pub modules: serde_json::Value,
+    /// The number and the hash of the last entry of the audit log, which the receiver keeps as a witness; `None` before the
+    /// first.
+    pub audit: Option<(u64, String)>,
 }
 
 /// How the gateway is, while it is there; `offline` is the last will's word.

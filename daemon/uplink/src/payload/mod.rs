@@ -71,8 +71,17 @@ pub(crate) fn status(gateway: &str, status: &Status, wall_ms: i64) -> Vec<u8> {
     let boot = json_string(&status.boot);
     let synced = status.clock_synced;
     let modules = &status.modules;
+    let audit = status
+        .audit
+        .as_ref()
+        .map_or_else(String::new, |(number, hash)| {
+            format!(
+                r#","audit":{{"number":{number},"hash":{}}}"#,
+                json_string(hash)
+            )
+        });
     format!(
-        r#"{{"v":1,"gateway":{gateway},"state":"{state}","store":{store},"version":{version},"boot":{boot},"clock":{{"synced":{synced},"time":{wall_ms}}},"modules":{modules}}}"#
+        r#"{{"v":1,"gateway":{gateway},"state":"{state}","store":{store},"version":{version},"boot":{boot},"clock":{{"synced":{synced},"time":{wall_ms}}},"modules":{modules}{audit}}}"#
     )
     .into_bytes()
 }
@@ -191,6 +200,7 @@ mod tests {
                 boot: "5f0c".to_owned(),
                 clock_synced: false,
                 modules,
+                audit: Some((7, "5be3".to_owned())),
             },
             1_766_000_000_000,
         );
@@ -198,7 +208,8 @@ mod tests {
             String::from_utf8_lossy(&payload),
             concat!(
                 r#"{"v":1,"gateway":"gw-0042","state":"degraded","store":"full","version":"0.1.0","boot":"5f0c","#,
-                r#""clock":{"synced":false,"time":1766000000000},"modules":[{"name":"range","version":"1.0.0"}]}"#
+                r#""clock":{"synced":false,"time":1766000000000},"modules":[{"name":"range","version":"1.0.0"}],"#,
+                r#""audit":{"number":7,"hash":"5be3"}}"#
             )
         );
     }
