@@ -9,6 +9,7 @@ use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
 use super::config::{Link, ModbusLine};
 use super::mbap::{self, Cutter};
+use super::pause::Pause;
 use super::pdu::{Answer, Request};
 use super::rtu::{self, Receiver};
 use crate::serial::{Line, LineError, Parity, Port};
@@ -24,6 +25,8 @@ const BEGUN: Duration = Duration::from_millis(20);
 pub(super) struct Client {
     wire: Wire,
     framing: Framing,
+    /// Of a serial line, whose silence is shorter than the runtime can wait.
+    pause: Option<Pause>,
     settings: ModbusLine,
     /// When something was last heard or said.
     active: Instant,
@@ -121,6 +124,10 @@ impl Client {
             }
         };
         Ok(Self {
+            pause: match &wire {
+                Wire::Line(..) => Pause::new().ok(),
+                Wire::Tcp(_) => None,
+            },
             wire,
             framing,
             settings: settings.clone(),
@@ -149,7 +156,13 @@ impl Client {
             if began.elapsed() > self.settings.timeout + silence {
                 return Ok(Heard::Garbled);
             }
-            sleep(left).await;
+            let waited = match &self.pause {
+                Some(pause) => pause.wait(left).await.is_ok(),
+                None => false,
+            };
+            if !waited {
+                sleep(left).await;
+            }
         }
         match &mut self.framing {
             Framing::Rtu { speed, .. } => {

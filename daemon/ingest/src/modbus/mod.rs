@@ -11,6 +11,7 @@ mod config;
 pub(crate) mod fuzz;
 mod map;
 mod mbap;
+mod pause;
 mod pdu;
 mod plan;
 mod rtu;

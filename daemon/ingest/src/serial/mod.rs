@@ -16,3 +16,4 @@ pub use config::{Flow, LineSettings, Parity, Port, Query, Rs485, SerialConfig};
 pub use framing::{Checksum, Covers, ENVELOPE_BYTES, Envelope, Escape, Framing, Width};
 pub(crate) use line::{Line, LineError};
 pub use source::{SerialSource, serial};
+pub(crate) use sys::watch;

@@ -109,7 +109,7 @@ pub(super) fn configure(fd: BorrowedFd<'_>, settings: &LineSettings) -> io::Resu
 ///
 /// # Errors
 /// A file that cannot be waited for.
-pub(super) fn watch(file: File) -> io::Result<AsyncFd<File>> {
+pub(crate) fn watch(file: File) -> io::Result<AsyncFd<File>> {
     // SAFETY: a `File` owns its descriptor, and nobody who borrows it out of the `AsyncFd` can close or replace it.
     Ok(unsafe { AsyncFd::register(file) }?)
 }
