@@ -346,7 +346,7 @@ pub(crate) fn uplink_config(
         keep_alive: broker.keep_alive,
         in_flight: Window {
             messages: usize::from(uplink.in_flight),
-            ..uplink::default_window(version)
+            bytes: uplink.in_flight_bytes,
         },
         rate_limit: uplink.rate_limit,
         live_share: uplink.live_share,

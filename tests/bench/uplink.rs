@@ -90,7 +90,7 @@ fn drain_daemon(backlog: &Backlog) -> Drained {
              [source.plant]\nkind = \"mqtt\"\nurl = \"{}\"\nversion = \"5\"\nsubscribe = [{{ topic = \"plant/#\" }}]\n\
              [pipeline.all]\nfrom = [\"plant\"]\nto = [{{ uplink = \"cloud\", send = \"readings\" }}]\n\
              [uplink.cloud]\nkind = \"mqtt\"\nurl = \"{}\"\ntopic = \"tidegate/{{gateway}}/{{kind}}\"\nversion = \"5\"\n\
-             in-flight = {WINDOW}\n{}",
+             in-flight = {WINDOW}\nin-flight-bytes = \"16MiB\"\n{}",
             site.path("state").display(),
             field.url(),
             cloud.url(),

@@ -446,6 +446,8 @@ pub(crate) struct Uplink {
     pub(crate) topic: String,
     /// Messages sent and not yet acknowledged.
     pub(crate) in_flight: u16,
+    /// Their bytes.
+    pub(crate) in_flight_bytes: usize,
     /// How long items wait to be sealed into a message together.
     pub(crate) linger: Duration,
     /// Bytes of a message's items.

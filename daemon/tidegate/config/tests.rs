@@ -1176,6 +1176,10 @@ fn the_shipped_configuration_has_no_problem() {
     assert_eq!(config.rollout, bare.rollout);
     assert_eq!(config.uplinks[0].topic, bare.uplinks[0].topic);
     assert_eq!(config.uplinks[0].in_flight, bare.uplinks[0].in_flight);
+    assert_eq!(
+        config.uplinks[0].in_flight_bytes,
+        bare.uplinks[0].in_flight_bytes
+    );
     assert_eq!(config.uplinks[0].linger, bare.uplinks[0].linger);
     assert_eq!(config.uplinks[0].max_message, bare.uplinks[0].max_message);
     assert_eq!(config.uplinks[0].max_items, bare.uplinks[0].max_items);
@@ -1318,7 +1322,7 @@ fn the_shipped_configuration_knows_every_key_and_no_other() {
             &broker[..],
             &["topic", "linger", "max-message", "max-items"],
             &["failover", "failback", "rate-limit", "live-share"],
-            &["format", "compress", "commands"],
+            &["format", "compress", "commands", "in-flight-bytes"],
         ]
         .concat(),
     );

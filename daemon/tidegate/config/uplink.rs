@@ -20,6 +20,10 @@ const TOPIC: &str = "tidegate/{gateway}/{kind}";
 /// What a 3.1.1 broker takes at once: mosquitto's default.
 const IN_FLIGHT_311: i64 = 20;
 const IN_FLIGHT_5: i64 = 64;
+/// Bytes of messages in flight. Twice as many are in memory, with those that are ready.
+const IN_FLIGHT_BYTES: u64 = 1024 * 1024;
+const IN_FLIGHT_BYTES_MIN: u64 = 64 * 1024;
+const IN_FLIGHT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Packet ids are 16 bits; some are left to spare.
 const IN_FLIGHT_MAX: i64 = 16_384;
 const LINGER: Duration = Duration::from_secs(1);
@@ -65,6 +69,12 @@ pub(super) fn uplink(
         1..=IN_FLIGHT_MAX,
         if v311 { IN_FLIGHT_311 } else { IN_FLIGHT_5 },
     );
+    let in_flight_bytes = section.size_or(
+        cx,
+        "in-flight-bytes",
+        IN_FLIGHT_BYTES_MIN..=IN_FLIGHT_BYTES_MAX,
+        IN_FLIGHT_BYTES,
+    );
     let linger = section.duration_or(cx, "linger", Duration::ZERO..=LINGER_MAX, LINGER);
     let item = u64::try_from(OUTBOX_ITEM_BYTES).unwrap_or(u64::MAX);
     let packet = u64::try_from(PACKET_BYTES).unwrap_or(u64::MAX);
@@ -98,6 +108,7 @@ pub(super) fn uplink(
         broker,
         topic: topic.value,
         in_flight: u16::try_from(in_flight.value).unwrap_or(u16::MAX),
+        in_flight_bytes: usize::try_from(in_flight_bytes.value).unwrap_or(usize::MAX),
         linger: linger.value,
         max_message: usize::try_from(max_message.value).unwrap_or(PACKET_BYTES),
         max_items: u32::try_from(max_items.value).unwrap_or(UplinkConfig::MESSAGE_ITEMS),
