@@ -195,6 +195,17 @@ impl Audit {
         });
     }
 
+    /// Says that nobody waits any more for what was asked for.
+    pub(crate) fn hung_up(&self, asked: Entry, of: Option<u64>, reason: &str) {
+        self.tell(Entry {
+            at: stamp(),
+            outcome: Outcome::Failed,
+            reason: reason.to_owned(),
+            of,
+            ..asked
+        });
+    }
+
     /// How the log is.
     pub(crate) fn status(&self) -> view::AuditStatus {
         let mut status = lock(&self.shared.status).clone();

@@ -90,12 +90,23 @@ impl Operator {
         asked: Entry,
         act: impl Future<Output = Result<T, Refused>>,
     ) -> Result<T, Refused> {
-        let number = self.audit.require(asked.clone()).await?;
-        let mut pending = Pending(Some((&self.audit, asked, number)));
+        let mut pending = Pending {
+            audit: &self.audit,
+            asked: Some(asked.clone()),
+            number: None,
+        };
+        let required = self.audit.require(asked.clone()).await;
+        let number = match required {
+            Ok(number) => number,
+            Err(refused) => {
+                pending.asked = None;
+                return Err(refused);
+            }
+        };
+        pending.number = Some(number);
         let came = act.await;
-        if let Some((audit, asked, number)) = pending.0.take() {
-            audit.answer(asked, number, &came);
-        }
+        pending.asked = None;
+        self.audit.answer(asked, number, &came);
         came
     }
 
@@ -272,17 +283,23 @@ impl Operator {
 }
 
 /// An act that is under way. Whoever asked may hang up before its end, which is on record as well.
-struct Pending<'a>(Option<(&'a Audit, Entry, u64)>);
+struct Pending<'a> {
+    audit: &'a Audit,
+    asked: Option<Entry>,
+    /// Of the entry that says what was asked for, once it is known: then the act has begun.
+    number: Option<u64>,
+}
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if let Some((audit, asked, number)) = self.0.take() {
-            let gone: Result<(), _> = Err(Refused::Unavailable(
-                "whoever asked hung up before the answer; the act may have been carried out"
-                    .to_owned(),
-            ));
-            audit.answer(asked, number, &gone);
-        }
+        let Some(asked) = self.asked.take() else {
+            return;
+        };
+        let reason = match self.number {
+            Some(_) => "whoever asked hung up before the answer; it may have been done",
+            None => "whoever asked hung up before it was begun; nothing was done",
+        };
+        self.audit.hung_up(asked, self.number, reason);
     }
 }
 
