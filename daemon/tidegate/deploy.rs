@@ -116,6 +116,7 @@ pub(crate) fn open(
         anew: Arc::clone(anew),
         stop: stop.clone(),
         seen: None,
+        problem: None,
     };
     let desk = Desk {
         installer,
@@ -258,7 +259,7 @@ impl Desk {
     async fn look(&self, from: Option<PathBuf>) -> Result<Value, Refusal> {
         lock(&self.status).checking = true;
         let now = now();
-        let polled = match self.transport(from) {
+        let polled = match transport(&self.deploy, self.tls.as_ref(), from) {
             Err(refusal) => Err(refusal),
             Ok(transport) => {
                 let admit = |candidate: &Candidate<'_>| admit(candidate, &self.config);
@@ -280,24 +281,6 @@ impl Desk {
             "expires": { "role": polled.expiry.role, "time": polled.expiry.at.as_millisecond() },
             "modules": lock(&self.status).modules,
         }))
-    }
-
-    fn transport(&self, from: Option<PathBuf>) -> Result<Arc<dyn Transport>, Refusal> {
-        let silence = self.deploy.timeout;
-        if let Some(dir) = from {
-            return Ok(Arc::new(Directory::new(dir, silence)));
-        }
-        Ok(match &self.deploy.repository {
-            Repository::Directory(dir) => Arc::new(Directory::new(dir, silence)),
-            Repository::Http { url, .. } => Arc::new(Http::new(HttpConfig {
-                url: url.clone(),
-                tls: self.tls.clone(),
-                pace: Pace {
-                    silence,
-                    most_bytes_per_second: self.deploy.rate_limit,
-                },
-            })?),
-        })
     }
 
     fn show(&self, polled: &Result<Polled, Refusal>, now: Now) {
@@ -369,6 +352,32 @@ impl Desk {
     }
 }
 
+/// The way to the configured repository, or to a folder in its place.
+///
+/// # Errors
+/// There is none to such an address.
+pub(crate) fn transport(
+    deploy: &config::Deploy,
+    tls: Option<&Arc<Tls>>,
+    from: Option<PathBuf>,
+) -> Result<Arc<dyn Transport>, Refusal> {
+    let silence = deploy.timeout;
+    if let Some(dir) = from {
+        return Ok(Arc::new(Directory::new(dir, silence)));
+    }
+    Ok(match &deploy.repository {
+        Repository::Directory(dir) => Arc::new(Directory::new(dir, silence)),
+        Repository::Http { url, .. } => Arc::new(Http::new(HttpConfig {
+            url: url.clone(),
+            tls: tls.cloned(),
+            pace: Pace {
+                silence,
+                most_bytes_per_second: deploy.rate_limit,
+            },
+        })?),
+    })
+}
+
 /// Says a week ahead that nothing will be installed any more.
 fn show_expiry(status: &mut view::DeployStatus, expiry: &Expiry, now: Now) {
     let left = expiry.at.as_second() - now.time.as_second();
@@ -407,7 +416,7 @@ fn modules(epoch: &Epoch) -> Vec<view::DeployModule> {
 
 /// What can be said of a module without running it: that it is one, that this daemon is new enough, that the site takes one of
 /// its size.
-fn admit(candidate: &Candidate<'_>, config: &Config) -> Result<(), (String, String)> {
+pub(crate) fn admit(candidate: &Candidate<'_>, config: &Config) -> Result<(), (String, String)> {
     let publisher =
         |what: String| Err((what, "the publisher has to make another version".to_owned()));
     let release = candidate.release;
@@ -466,7 +475,7 @@ fn took_too_long(place: &str) -> Refusal {
 }
 
 /// The time by which metadata is judged, as certificates are.
-fn now() -> Now {
+pub(crate) fn now() -> Now {
     let clock = crate::built::clock();
     let time = tidegate_deploy::time(clock.seconds());
     Now {
@@ -476,7 +485,7 @@ fn now() -> Now {
 }
 
 /// Without randomness gateways do not spread, and that is all.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     getrandom::u64().unwrap_or(u64::MAX)
 }
 

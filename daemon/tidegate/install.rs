@@ -49,6 +49,8 @@ pub(crate) struct Installer {
     pub(crate) stop: watch::Receiver<bool>,
     /// The document that was seen last, and since when.
     pub(crate) seen: Option<(String, Instant)>,
+    /// Why it does not go on.
+    pub(crate) problem: Option<String>,
 }
 
 /// Whether there is more to do at once.
@@ -67,10 +69,20 @@ impl Installer {
             }
             match self.step() {
                 Ok(After::Step) => {}
-                Ok(After::Rest(wait)) => return wait,
+                Ok(After::Rest(wait)) => {
+                    if self.problem.take().is_some() {
+                        self.show(|shown| shown.problem = None);
+                    }
+                    return wait;
+                }
                 Err(error) => {
-                    tracing::error!("the installation of modules does not go on: {error:#}");
-                    self.show(|shown| shown.problem = Some(format!("{error:#}")));
+                    let problem = Some(format!("{error:#}"));
+                    // The same again is no news for the log.
+                    if self.problem != problem {
+                        tracing::error!("the installation of modules does not go on: {error:#}");
+                    }
+                    self.show(|shown| shown.problem.clone_from(&problem));
+                    self.problem = problem;
                     return AGAIN;
                 }
             }
@@ -387,7 +399,7 @@ impl Installer {
                         .to_owned(),
                     })
                     .collect(),
-                problem: None,
+                problem: self.problem.clone(),
             };
         });
     }

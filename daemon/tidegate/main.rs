@@ -17,6 +17,7 @@ mod duplicates;
 mod factory;
 #[cfg(feature = "test-faults")]
 mod faults;
+mod first;
 mod gateway;
 mod identity;
 mod install;

@@ -1,6 +1,7 @@
 //! Which module a name in the configuration means: what the channel brought, else what the site put into its module
 //! directory, else one of the factory modules that are built into the binary.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -50,6 +51,36 @@ pub(crate) fn resolve(
         component: Bytes::from_static(factory.component),
         origin: Origin::Factory,
     })
+}
+
+/// The modules that a configuration names and that this gateway has from nowhere, each once.
+pub(crate) fn missing(config: &Config, brought: &Brought) -> Vec<String> {
+    let decoders = config
+        .sources
+        .iter()
+        .filter_map(|source| match &source.decode {
+            config::Decode::Module(decoder) => Some(&decoder.module),
+            config::Decode::Json { .. }
+            | config::Decode::Text
+            | config::Decode::Csv { .. }
+            | config::Decode::Regex { .. }
+            | config::Decode::Binary { .. }
+            | config::Decode::Lines => None,
+        });
+    let filters = config
+        .pipelines
+        .iter()
+        .flat_map(|pipeline| &pipeline.filters);
+    let named: BTreeSet<&String> = decoders
+        .chain(filters.map(|filter| &filter.module))
+        .collect();
+    let here = |name: &str| {
+        brought.named(name).is_some()
+            || FACTORY.iter().any(|factory| factory.name == name)
+            || config.modules.dir.join(format!("{name}.wasm")).exists()
+    };
+    let missing = named.into_iter().filter(|name| !here(name));
+    missing.cloned().collect()
 }
 
 /// Adds what is wrong with the modules that a configuration names and with their settings.

@@ -119,9 +119,16 @@ struct Gateway {
 impl Gateway {
     fn new(publisher: &Publisher, repository: &str, more: &str) -> Self {
         let site = Site::new();
+        variant(&site.path("modules"), "0.1.0", |_| ());
+        let gateway = Self::spawn(site, publisher, repository, more);
+        gateway.daemon.wait_ready();
+        gateway
+    }
+
+    /// Without waiting for it, and without a local file.
+    fn spawn(site: Site, publisher: &Publisher, repository: &str, more: &str) -> Self {
         let broker = Broker::start(&site, "broker");
         let collector = Collector::start(broker.port, "tidegate/#");
-        variant(&site.path("modules"), "0.1.0", |_| ());
         let rest = format!(
             "[modules]\nallow-unsigned = true\ndir = \"{}\"\n\
              [rollout]\nmin-samples = 40\nlatency-factor = 1000\nmemory-factor = 1000\n\
@@ -132,7 +139,7 @@ impl Gateway {
             publisher.root().display(),
         );
         let config = configuration(&site, &broker, &rest);
-        let daemon = Daemon::start(&config);
+        let daemon = Daemon::spawn(&config, &[]);
         Self {
             config,
             site,
@@ -496,4 +503,33 @@ fn a_killed_gateway_goes_on_from_any_sync_of_an_installation() {
     gateway.daemon.wait_delivered();
     assert_numbers(&gateway.collector.items("readings"), gateway.sent);
     assert_eq!(gateway.daemon.ledger()["balanced"], true);
+}
+
+#[test]
+fn a_new_gateway_waits_for_modules_that_only_the_channel_gives() {
+    let publisher = Publisher::new();
+    let repository = format!("file://{}", publisher.site.path("repo").display());
+    let mut gateway = Gateway::spawn(Site::new(), &publisher, &repository, "");
+    let said = |gateway: &Gateway, words: &str| {
+        wait_for(words, || gateway.daemon.log().contains(words).then_some(()));
+    };
+    said(
+        &gateway,
+        "waiting for varies: neither a local file nor a factory module",
+    );
+    said(&gateway, "still waiting for varies");
+    assert!(gateway.daemon.get("/healthz").is_none());
+    // An orderly end, also now.
+    assert_eq!(gateway.daemon.stop(), 0);
+    publisher.add("1.0.0", |_| ());
+    publisher.publish("1.0.0", json!({}), &["--wave", "1%@80d"]);
+    gateway.daemon = Daemon::start(&gateway.config);
+    gateway.settle(1);
+    assert_eq!(gateway.version("active").as_deref(), Some("1.0.0"));
+    gateway.check_whole();
+    // From now on it starts without the repository.
+    fs::remove_dir_all(publisher.site.path("repo")).unwrap();
+    assert_eq!(gateway.daemon.stop(), 0);
+    gateway.daemon = Daemon::start(&gateway.config);
+    assert_eq!(gateway.version("active").as_deref(), Some("1.0.0"));
 }

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Loaded};
+use crate::first::{self, First};
 use crate::modules;
 
 /// Everything went well.
@@ -208,6 +209,15 @@ impl Site {
     fn load_to_start(&self) -> Result<Config, Failure> {
         let loaded = config::load_to_start(&self.config, self.environment());
         self.accept(with_modules(loaded))
+    }
+
+    /// Waits for modules that only the channel gives. Where the configuration has problems the start tells them.
+    fn wait_for_modules(&self) -> Result<First, Failure> {
+        let loaded = config::load_to_start(&self.config, self.environment());
+        match &loaded.config {
+            Some(config) => Ok(first::wait_for_modules(config)?),
+            None => Ok(First::Here),
+        }
     }
 
     /// The configuration with every problem that keeps it from running.

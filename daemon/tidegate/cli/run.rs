@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::{Failure, Site};
+use super::{DONE, Failure, Site};
+use crate::first::First;
 use crate::{log, supervise};
 
 #[derive(Debug, Args)]
@@ -15,6 +16,9 @@ pub(super) struct Arguments {
 /// version keeps it from starting.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let recent = log::start("info");
+    if arguments.site.wait_for_modules()? == First::Stop {
+        return Ok(DONE);
+    }
     let config = arguments.site.load_to_start()?;
     supervise::run(config, recent, || {
         arguments
