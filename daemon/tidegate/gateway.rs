@@ -614,23 +614,7 @@ pub(crate) fn load_modules(
     runtime: &Runtime,
 ) -> anyhow::Result<BTreeMap<String, Arc<LoadedModule>>> {
     let mut loaded = BTreeMap::new();
-    let decoders = config
-        .sources
-        .iter()
-        .filter_map(|source| match &source.decode {
-            config::Decode::Module(decoder) => Some(&decoder.module),
-            config::Decode::Json { .. }
-            | config::Decode::Text
-            | config::Decode::Csv { .. }
-            | config::Decode::Regex { .. }
-            | config::Decode::Binary { .. }
-            | config::Decode::Lines => None,
-        });
-    let filters = config
-        .pipelines
-        .iter()
-        .flat_map(|pipeline| &pipeline.filters);
-    for name in decoders.chain(filters.map(|filter| &filter.module)) {
+    for name in modules::named(config) {
         if loaded.contains_key(name) {
             continue;
         }

@@ -53,8 +53,8 @@ pub(crate) fn resolve(
     })
 }
 
-/// The modules that a configuration names and that this gateway has from nowhere, each once.
-pub(crate) fn missing(config: &Config, brought: &Brought) -> Vec<String> {
+/// The modules that a configuration names, decoders first; one may come several times.
+pub(crate) fn named(config: &Config) -> impl Iterator<Item = &String> {
     let decoders = config
         .sources
         .iter()
@@ -71,9 +71,12 @@ pub(crate) fn missing(config: &Config, brought: &Brought) -> Vec<String> {
         .pipelines
         .iter()
         .flat_map(|pipeline| &pipeline.filters);
-    let named: BTreeSet<&String> = decoders
-        .chain(filters.map(|filter| &filter.module))
-        .collect();
+    decoders.chain(filters.map(|filter| &filter.module))
+}
+
+/// Those that this gateway has from nowhere, each once.
+pub(crate) fn missing(config: &Config, brought: &Brought) -> Vec<String> {
+    let named: BTreeSet<&String> = named(config).collect();
     let here = |name: &str| {
         brought.named(name).is_some()
             || FACTORY.iter().any(|factory| factory.name == name)
