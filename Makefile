@@ -1,6 +1,6 @@
 # The front door. `make demo` and `make test` are all that a newcomer needs; both install what they use.
 .DEFAULT_GOAL := help
-.PHONY: help demo test aot faults fuzz soak lint bench bench-filters bench-languages modules modules-languages portability release clean tools rust
+.PHONY: help demo test aot faults fleet fuzz soak lint bench bench-filters bench-languages modules modules-languages portability release clean tools rust
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -27,6 +27,9 @@ fuzz: modules ## libFuzzer on every target for FUZZ_SECONDS (60), then a hundred
 
 soak: ## a three-week outage, compressed: 20 million readings and 500 alarms into 64 MiB; minutes
 	cargo bench --locked -p tidegate-store --bench outage
+
+fleet: rust ## 100,000 gateways in virtual time: how far a bad release gets, how fast a good one, what the repository bears; minutes; SEED=…
+	cargo bench --locked -p tidegate-domain --bench fleet
 
 lint: modules ## formatting and lints, no warning allowed
 	cargo fmt --all --check

@@ -600,7 +600,7 @@ fn channels_go_forward_only() {
     publisher.fails(
         "publish",
         &["--channel", "test", "--wave", "500%@1h"],
-        &["1 to 100 percent"],
+        &["0.01 to 100 percent"],
     );
     publisher.site.write("wrong.json", r#"{"min": "low"}"#);
     publisher.fails(

@@ -12,9 +12,8 @@ use tidegate_deploy::{
     Candidate, Device, Directory, Expiry, Http, HttpConfig, Kind, Now, Pace, Polled, Refusal,
     Transport,
 };
-use tidegate_domain::backoff::Backoff;
 use tidegate_domain::channel::{Target, Version};
-use tidegate_domain::install::Epoch;
+use tidegate_domain::install::{Epoch, Polls};
 use tidegate_pipeline::{LoadLimits, Manifest, inspect};
 use tidegate_status::{Refused, view};
 use tidegate_tls::Tls;
@@ -29,13 +28,6 @@ use crate::{brought, clock};
 
 /// Orders that wait. Each is somebody at a terminal.
 const ORDERS: usize = 4;
-/// The first look comes this long after the start, and up to six times as long: sources come first, and gateways where the power
-/// came back do not ask all at once.
-const FIRST: Duration = Duration::from_secs(10);
-/// First wait after a look that failed; the longest is `deploy.poll`.
-const RETRY: Duration = Duration::from_secs(30);
-/// A share of `deploy.poll` by which a wait may be shorter: gateways that started together spread.
-const JITTER: f64 = 0.2;
 /// Time left to metadata at which it is worth saying: a week.
 const SOON: i64 = 7 * 86_400;
 /// A look that takes longer is given up; what came of files is kept.
@@ -198,8 +190,8 @@ impl Desk {
     pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle) {
         // Steps are handed to workers from here, which needs the runtime and may block.
         let _entered = runtime.enter();
-        let mut backoff = Backoff::new(RETRY, self.deploy.poll.max(RETRY));
-        let mut at = Instant::now() + FIRST.mul_f64(1.0 + 5.0 * share(random()));
+        let mut polls = Polls::new(self.deploy.poll);
+        let mut at = Instant::now() + Polls::first(random());
         loop {
             let again = Instant::now() + self.installer.advance();
             self.show_next(at);
@@ -215,11 +207,8 @@ impl Desk {
                 return;
             };
             let wait = match &result {
-                Ok(_) => {
-                    backoff.reset();
-                    self.deploy.poll.mul_f64(1.0 - JITTER * share(random()))
-                }
-                Err(_) => backoff.next(random()),
+                Ok(_) => polls.after_success(random()),
+                Err(_) => polls.after_failure(random()),
             };
             at = Instant::now() + wait;
             if let Some(order) = order {
@@ -487,14 +476,6 @@ pub(crate) fn now() -> Now {
 /// Without randomness gateways do not spread, and that is all.
 pub(crate) fn random() -> u64 {
     getrandom::u64().unwrap_or(u64::MAX)
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "jitter needs no more than 53 bits"
-)]
-fn share(random: u64) -> f64 {
-    random as f64 / u64::MAX as f64
 }
 
 fn millis(duration: Duration) -> i64 {

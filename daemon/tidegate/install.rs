@@ -124,7 +124,7 @@ impl Installer {
         let now = clock.synced.then_some(clock.wall / 1_000_000);
         let (mut mine, mut elapsed) = (0, Elapsed::AtLeast(Duration::ZERO));
         if let Some((epoch, channel)) = here {
-            mine = place(&self.config.gateway.id, &epoch.channel, epoch.epoch);
+            mine = place(&self.config.gateway.id, &epoch.channel, channel.placed_by());
             let since = match &self.seen {
                 Some((document, since)) if *document == epoch.document => *since,
                 Some(_) | None => {
@@ -416,7 +416,7 @@ fn inventory(module: &tidegate_domain::install::EpochModule) -> serde_json::Valu
 /// When to look again at what is waited for.
 fn until(wait: Wait) -> Duration {
     let left = match wait {
-        Wait::Hold => None,
+        Wait::Hold | Wait::Halted => None,
         Wait::Wave { left, .. } | Wait::Window { left } => left,
     };
     left.map_or(RESTING, |left| left.min(RESTING))
@@ -428,13 +428,17 @@ fn waiting(wait: Wait) -> view::InstallWait {
             "the site holds everything: `hold` in [deploy]".to_owned(),
             None,
         ),
+        Wait::Halted => (
+            "the publisher halted it: too many gateways refused it".to_owned(),
+            None,
+        ),
         Wait::Wave { place, left } => (
             match left {
                 Some(_) => {
-                    format!("this gateway is number {place} of 100, and its wave comes later")
+                    format!("this gateway is number {place} of 10000, and its wave comes later")
                 }
                 None => format!(
-                    "this gateway is number {place} of 100, and the document has no wave for it"
+                    "this gateway is number {place} of 10000, and the document has no wave for it"
                 ),
             },
             left,

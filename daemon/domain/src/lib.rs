@@ -10,6 +10,7 @@ pub mod channel;
 pub mod command;
 pub mod cover;
 pub mod delivery;
+pub mod fleet;
 pub mod identity;
 pub mod install;
 pub mod item;

@@ -131,6 +131,17 @@ pub const CHANNEL_EPOCH_MOST: u64 = 1 << 53;
 pub const CHANNEL_WAVES: usize = 16;
 /// How long after its document a wave may come.
 pub const CHANNEL_WAVE_AFTER: Duration = Duration::from_hours(90 * 24);
+/// Gateways of one channel that the publisher's side remembers. The reports of further ones do not count, and that is said.
+pub const FLEET_GATEWAYS: usize = 250_000;
+/// Bytes of a gateway's name there. What comes under a longer one does not count.
+pub const FLEET_GATEWAY_BYTES: usize = 128;
+/// Bytes that are kept of what a gateway gives as its reason, and of the list of what it runs; the rest is cut.
+pub const FLEET_TEXT_BYTES: usize = 512;
+/// Bytes of one message of reports, in clear. A larger one is counted as unreadable.
+pub const FLEET_MESSAGE_BYTES: usize = 1024 * 1024;
+/// A gateway that said nothing new for so long no longer belongs to the fleet: it does not count as a part of a wave. Gateways
+/// report epochs alone, so that it is longer than channels go without one.
+pub const FLEET_FORGET: Duration = Duration::from_hours(400 * 24);
 /// The greatest factor of a channel's gate: a greater one would judge nothing.
 pub const GATE_FACTOR: f64 = 1000.0;
 /// The longest time that a channel's gate gives a candidate.

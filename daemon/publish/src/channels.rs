@@ -309,6 +309,7 @@ impl Repository {
             modules,
             waves,
             canary,
+            staged: None,
         };
         document.check()?;
         Ok(document)

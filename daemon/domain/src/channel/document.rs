@@ -8,6 +8,8 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use super::percent::Percent;
+use super::staged::Staged;
 use super::words::{Name, Version, is_digest};
 use super::{DocumentError, read, value};
 use crate::limits;
@@ -33,6 +35,9 @@ pub struct Channel {
     /// How its modules are tried; absent: as the site's `[rollout]` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+    /// How it goes on from wave to wave by what gateways report; absent: `waves` alone say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Staged>,
 }
 
 /// One module of a channel.
@@ -53,8 +58,8 @@ pub struct Pinned {
 /// From a time on a part of the gateways may take a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wave {
-    /// Of the gateways, 1 to 100.
-    pub percent: u8,
+    /// Of the gateways.
+    pub percent: Percent,
     /// Since `published`: a whole number and one of `s`, `m`, `h`, `d`.
     #[serde(serialize_with = "show_time", deserialize_with = "read_time")]
     pub after: Duration,
@@ -142,13 +147,6 @@ impl Channel {
                 format!("more than {} waves", limits::CHANNEL_WAVES),
             );
         }
-        if self
-            .waves
-            .iter()
-            .any(|wave| !(1..=100).contains(&wave.percent))
-        {
-            return value("waves", "a wave has 1 to 100 percent of the gateways");
-        }
         let rising =
             |pair: &[Wave]| pair[0].percent < pair[1].percent && pair[0].after < pair[1].after;
         if !self.waves.windows(2).all(rising) {
@@ -157,23 +155,29 @@ impl Channel {
                 "each wave has more percent and comes later than the one before",
             );
         }
+        if let Some(staged) = &self.staged {
+            staged.check(self)?;
+        }
         self.canary
             .as_ref()
             .map_or(Ok(()), |canary| canary.gate.check())
     }
 
-    /// The part of the gateways that may take the document so long after it was published, 0 to 100. Waves that end below
-    /// 100 stay there until another document.
+    /// How many of the ten thousand [places](crate::install::place) may take the document so long after it was published.
+    /// Waves that end below all of them stay there until another document.
     #[must_use]
-    pub fn percent(&self, since_published: Duration) -> u8 {
+    pub fn places(&self, since_published: Duration) -> u16 {
+        if self.halted().is_some() {
+            return 0;
+        }
         if self.waves.is_empty() {
-            return 100;
+            return Percent::ALL.places();
         }
         let begun = self
             .waves
             .iter()
             .filter(|wave| wave.after <= since_published);
-        begun.map(|wave| wave.percent).max().unwrap_or(0)
+        begun.map(|wave| wave.percent.places()).max().unwrap_or(0)
     }
 }
 
@@ -237,7 +241,7 @@ impl Wave {
     }
 }
 
-fn read_time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+pub(super) fn read_time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     Wave::time(&text).ok_or_else(|| {
         let most = limits::CHANNEL_WAVE_AFTER.as_secs() / 86_400;
@@ -247,7 +251,7 @@ fn read_time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     })
 }
 
-fn show_time<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn show_time<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
     let seconds = time.as_secs();
     let unit = UNITS
         .iter()

@@ -13,14 +13,18 @@
 //! gateway. Who signed them is no matter of this module.
 
 mod document;
+mod percent;
 mod release;
+mod staged;
 mod target;
 #[cfg(test)]
 mod tests;
 mod words;
 
 pub use document::{Canary, Channel, Gate, Pinned, Wave};
+pub use percent::{BadPercent, Percent};
 pub use release::Release;
+pub use staged::{OnFailure, Staged, StagedWave, WaveGate};
 pub use target::{Part, Target};
 pub use words::{BadWord, Name, Version, is_digest};
 

@@ -23,8 +23,8 @@ fn a_channel_is_read_and_written_as_it_was() {
     let channel = channel(|_| {}).unwrap();
     let range = &channel.modules[&"range".parse().unwrap()];
     assert_eq!(range.version.to_string(), "1.2.0");
-    assert_eq!(channel.percent(Duration::ZERO), 5);
-    assert_eq!(channel.percent(Duration::from_hours(36)), 100);
+    assert_eq!(channel.places(Duration::ZERO), 500);
+    assert_eq!(channel.places(Duration::from_hours(36)), 10_000);
     let gates = channel.canary.as_ref().unwrap().gate.over(Gates::default());
     assert_eq!((gates.mode, gates.min_samples), (Mode::Shadow, 50));
     assert_eq!(gates.time_limit, Duration::from_mins(1));
@@ -57,7 +57,10 @@ fn a_channel_that_means_nothing_is_refused_with_what_is_wrong() {
             "minimum",
         ),
         ("/modules/range/settings", serde_json::json!([]), "map"),
-        ("/waves/0/percent", serde_json::json!(0), "1 to 100"),
+        ("/waves/0/percent", serde_json::json!(0), "0.01 to 100"),
+        ("/waves/0/percent", serde_json::json!(0.001), "0.01 to 100"),
+        ("/waves/0/percent", serde_json::json!(-1), "0.01 to 100"),
+        ("/waves/1/percent", serde_json::json!(100.01), "0.01 to 100"),
         ("/waves/1/percent", serde_json::json!(5), "more percent"),
         ("/waves/1/after", serde_json::json!("0s"), "later"),
         ("/waves/1/after", serde_json::json!("1w"), "36h"),
@@ -87,6 +90,70 @@ fn a_channel_that_means_nothing_is_refused_with_what_is_wrong() {
         Channel::parse(&long),
         Err(DocumentError::Size { .. })
     ));
+}
+
+/// A document in its second wave of three.
+fn staged(change: impl Fn(&mut serde_json::Value)) -> Result<Channel, String> {
+    channel(|json| {
+        json["waves"] = serde_json::json!([{"percent": 0.5, "after": "0s"}]);
+        json["staged"] = serde_json::json!({
+            "since": 2, "wave": 1, "on_failure": "revoke", "replace": {"range": "1.2.1"}, "gate": {"failures": 0.1},
+            "waves": [{"percent": 0.1, "soak": "1h"}, {"percent": 0.5, "soak": "2h"}, {"percent": 100, "soak": "1d"}],
+            "former": {"range": {"version": "1.1.0", "digest": DIGEST}},
+        });
+        change(json);
+    })
+}
+
+#[test]
+fn a_staged_document_says_which_wave_is_open_and_what_it_goes_on_from() {
+    let sound = staged(|_| {}).unwrap();
+    assert_eq!(sound.places(Duration::ZERO), 50);
+    assert_eq!(sound.placed_by(), 2);
+    assert!(!sound.goes_on_from(1) && sound.goes_on_from(2) && sound.goes_on_from(3));
+    assert!(!sound.goes_on_from(4));
+    let gate = sound.staged.as_ref().unwrap().gate;
+    assert_eq!(
+        (gate.failures, gate.taken),
+        (0.1, WaveGate::default().taken)
+    );
+    let written = serde_json::to_vec(&sound).unwrap();
+    assert!(String::from_utf8_lossy(&written).contains(r#""percent":0.5"#));
+    assert_eq!(Channel::parse(&written).unwrap(), sound);
+    let halted = staged(|json| json["staged"]["halted"] = "3 of 10".into()).unwrap();
+    assert_eq!(halted.places(Duration::from_hours(1000)), 0);
+    // Without it, as it always was.
+    let plain = channel(|_| {}).unwrap();
+    assert_eq!(plain.placed_by(), 3);
+    assert!(!plain.goes_on_from(3));
+    for (pointer, value, says) in [
+        ("/staged/since", serde_json::json!(4), "since"),
+        ("/staged/since", serde_json::json!(0), "since"),
+        ("/staged/wave", serde_json::json!(0), "wave number"),
+        ("/staged/wave", serde_json::json!(3), "wave number"),
+        ("/waves/0/after", serde_json::json!("1s"), "wave number"),
+        (
+            "/staged/waves/0/percent",
+            serde_json::json!(0.5),
+            "more percent",
+        ),
+        (
+            "/staged/gate/failures",
+            serde_json::json!(1.1),
+            "parts of 1",
+        ),
+        ("/staged/on_failure", serde_json::json!("halt"), "replace"),
+        ("/staged/replace/range", serde_json::json!("1.2.0"), "above"),
+        (
+            "/staged/former/range/digest",
+            serde_json::json!("x"),
+            "former",
+        ),
+    ] {
+        let refused = staged(|json| *json.pointer_mut(pointer).unwrap() = value.clone());
+        let why = refused.expect_err(pointer);
+        assert!(why.contains(says), "{pointer}: {why}");
+    }
 }
 
 fn release(change: impl Fn(&mut serde_json::Value)) -> Result<Release, String> {
@@ -191,6 +258,22 @@ fn targets_are_told_by_their_names() {
         "modules//1.2.0.wasm",
     ] {
         assert_eq!(Target::parse(path), None, "{path}");
+    }
+}
+
+#[test]
+fn parts_of_gateways_are_written_as_they_are_read() {
+    for text in ["100", "0.01", "0.1", "5", "12.5", "99.99", "0.29"] {
+        let percent: Percent = text.parse().unwrap();
+        assert_eq!(percent.to_string(), text);
+        let json = serde_json::to_string(&percent).unwrap();
+        assert_eq!(json, text);
+        assert_eq!(serde_json::from_str::<Percent>(&json).unwrap(), percent);
+    }
+    for text in [
+        "", "0", "0.0", "0.001", "100.01", "101", "1.", ".5", "+5", "1e1", "1000", "5%",
+    ] {
+        assert!(text.parse::<Percent>().is_err(), "{text}");
     }
 }
 

@@ -105,10 +105,12 @@ pub struct Decision {
 pub enum Wait {
     /// The site holds everything.
     Hold,
+    /// The publisher halted it: too many gateways refused it.
+    Halted,
     /// The gateway's place is in a later wave.
     Wave {
         /// Its place.
-        place: u8,
+        place: u16,
         /// Until its wave; `None` where the document has none for it.
         left: Option<Duration>,
     },
@@ -185,10 +187,15 @@ impl Install {
         let Some((here, channel)) = here else {
             return otherwise;
         };
-        let now = self.in_force.as_ref();
-        let refused = self.refused.as_ref();
-        if now.is_some_and(|now| now.document == here.document)
-            || refused.is_some_and(|refused| refused.document == here.document)
+        // A document that only goes on to more gateways names nothing else: neither what took it here nor what refused it begins
+        // again.
+        let same = |name: &str, epoch: u64, document: &str| {
+            document == here.document || (name == here.channel && channel.goes_on_from(epoch))
+        };
+        let mut now = self.in_force.iter();
+        let mut refused = self.refused.iter();
+        if now.any(|now| same(&now.channel, now.epoch, &now.document))
+            || refused.any(|it| same(&it.channel, it.epoch, &it.document))
         {
             return otherwise;
         }

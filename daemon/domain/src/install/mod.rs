@@ -15,6 +15,7 @@
 
 mod epoch;
 mod machine;
+mod polls;
 mod when;
 
 #[cfg(test)]
@@ -22,4 +23,5 @@ mod tests;
 
 pub use epoch::{Epoch, EpochModule};
 pub use machine::{Decision, Install, Next, Phase, Refused, Stage, Verdict, Wait};
+pub use polls::Polls;
 pub use when::{Conditions, DailyWindow, Elapsed, place};

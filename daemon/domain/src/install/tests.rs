@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::channel::Channel;
+use crate::channel::{Channel, OnFailure, Staged, StagedWave, WaveGate};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -41,7 +41,7 @@ fn here(epoch: u64, version: &str, minimum: Option<&str>, waves: &str) -> (Epoch
 fn free() -> Conditions {
     Conditions {
         hold: false,
-        place: 50,
+        place: 5000,
         elapsed: Elapsed::SincePublished(Duration::ZERO),
         window: None,
         now: Some(0),
@@ -116,16 +116,22 @@ fn a_hold_a_wave_and_a_window_are_waited_for() {
     };
     assert_eq!(next(&install, &one, &hold), Next::Wait(Wait::Hold));
     let wave = |place, left| Next::Wait(Wait::Wave { place, left });
-    assert_eq!(next(&install, &one, &free()), wave(50, Some(HOUR)));
+    assert_eq!(next(&install, &one, &free()), wave(5000, Some(HOUR)));
     let later = Conditions {
         elapsed: Elapsed::SincePublished(HOUR),
         ..free()
     };
     assert_eq!(next(&install, &one, &later), Next::Rehearse);
     // A place in no wave, and the place that begins one.
-    let last = Conditions { place: 60, ..later };
-    assert_eq!(next(&install, &one, &last), wave(60, None));
-    let first = Conditions { place: 4, ..free() };
+    let last = Conditions {
+        place: 6000,
+        ..later
+    };
+    assert_eq!(next(&install, &one, &last), wave(6000, None));
+    let first = Conditions {
+        place: 499,
+        ..free()
+    };
     assert_eq!(next(&install, &one, &first), Next::Rehearse);
     let window = |now| Conditions {
         window: DailyWindow::parse("22:00-04:00"),
@@ -187,6 +193,82 @@ fn a_newer_epoch_waits_for_a_trial_under_way_and_what_was_never_proven_is_not_go
     assert_eq!(install.in_force.as_ref(), Some(&one.0));
 }
 
+/// A document that gives `range` 1.1.0 from epoch 2 on, to more and more.
+fn going_on(epoch: u64, wave: usize, halted: bool) -> (Epoch, Channel) {
+    let (epoch, mut channel) = here(epoch, "1.1.0", None, "[]");
+    let waves = ["1", "100"].map(|percent| StagedWave {
+        percent: percent.parse().unwrap(),
+        soak: HOUR,
+    });
+    let staged = Staged {
+        since: 2,
+        wave,
+        waves: waves.to_vec(),
+        gate: WaveGate::default(),
+        on_failure: OnFailure::Halt,
+        replace: <_>::default(),
+        former: <_>::default(),
+        halted: halted.then(|| "it is bad".to_owned()),
+    };
+    channel.waves = staged.open();
+    channel.staged = Some(staged);
+    channel.check().unwrap();
+    (epoch, channel)
+}
+
+#[test]
+fn what_took_or_refused_a_document_does_not_begin_again_when_it_goes_on_to_more_gateways() {
+    let (one, first, wider) = (
+        here(1, "1.0.0", None, "[]"),
+        going_on(2, 0, false),
+        going_on(3, 1, false),
+    );
+    let mut settled = Install::default();
+    settled.begin(one.0.clone());
+    settled.settle(1);
+    let early = Conditions {
+        place: 99,
+        ..free()
+    };
+    let late = Conditions {
+        place: 100,
+        ..free()
+    };
+    assert_eq!(next(&settled, &first, &early), Next::Rehearse);
+    assert!(matches!(
+        next(&settled, &first, &late),
+        Next::Wait(Wait::Wave { .. })
+    ));
+    let mut refused = settled.clone();
+    settled.begin(first.0.clone());
+    assert_eq!(
+        next(&settled, &wider, &early),
+        Next::Watch,
+        "it is still tried"
+    );
+    settled.settle(2);
+    assert_eq!(next(&settled, &wider, &early), Next::Watch);
+    refused.refuse(&first.0, Stage::Vectors, "no".to_owned(), 2);
+    assert_eq!(next(&refused, &wider, &early), Next::Watch);
+    // Who had neither takes the wider one; who has something else in force, whatever its number, as well.
+    let mut other = Install::default();
+    other.begin(one.0.clone());
+    other.settle(1);
+    assert_eq!(next(&other, &wider, &late), Next::Rehearse);
+    let halted = going_on(4, 1, true);
+    assert_eq!(next(&other, &halted, &early), Next::Wait(Wait::Halted));
+    assert_eq!(
+        next(&settled, &halted, &early),
+        Next::Watch,
+        "what took it keeps it"
+    );
+    let revoked = Conditions {
+        revoked: true,
+        ..late
+    };
+    assert_eq!(next(&other, &halted, &revoked), Next::Rehearse);
+}
+
 #[test]
 fn a_window_is_read_and_goes_over_midnight() {
     for bad in [
@@ -215,13 +297,13 @@ fn a_window_is_read_and_goes_over_midnight() {
 fn places_are_spread_and_are_others_for_another_epoch() {
     let mut counts = [0_u32; 100];
     for gateway in 0..100_000 {
-        counts[usize::from(place(&format!("gw-{gateway:06}"), "stable", 7))] += 1;
+        counts[usize::from(place(&format!("gw-{gateway:06}"), "stable", 7) / 100)] += 1;
     }
     assert!(
         counts.iter().all(|count| (850..1150).contains(count)),
         "{counts:?}"
     );
-    let first = |epoch| (0..1000).filter(move |g| place(&format!("gw-{g}"), "stable", epoch) < 5);
+    let first = |epoch| (0..1000).filter(move |g| place(&format!("gw-{g}"), "stable", epoch) < 500);
     let (one, two): (Vec<u32>, Vec<u32>) = (first(1).collect(), first(2).collect());
     let both = one.iter().filter(|gateway| two.contains(gateway)).count();
     assert!(both < one.len() / 4, "{both} of {}", one.len());

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::Wait;
-use crate::channel::Channel;
+use crate::channel::{Channel, Wave};
 
 /// Minutes of a day.
 const DAY: u32 = 24 * 60;
 const MINUTE_MILLIS: i64 = 60_000;
+/// How many places there are.
+const PLACES: u64 = 10_000;
 
 /// A daily time in which a site lets modules be installed, by UTC: `22:00-04:00`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +59,13 @@ fn minute(text: &str) -> Option<u32> {
     (hour < 24 && minute < 60).then_some(hour * 60 + minute)
 }
 
-/// Where a gateway stands among all that follow a channel, 0 to 99: for one epoch the same for ever, for the next another,
+/// Where a gateway stands among all that follow a channel, 0 to 9,999: for one epoch
+/// ([`Channel::placed_by`]) the same for ever, for the next another,
 /// so that it is not always the same sites that try first.
 #[must_use]
-pub fn place(gateway: &str, channel: &str, epoch: u64) -> u8 {
+pub fn place(gateway: &str, channel: &str, epoch: u64) -> u16 {
     let text = format!("{channel}\0{epoch}\0{gateway}");
-    u8::try_from(crate::rollout::place(&text) % 100).unwrap_or_default()
+    u16::try_from(crate::rollout::place(&text) % PLACES).unwrap_or_default()
 }
 
 /// How long ago a document was published, as far as a gateway can know.
@@ -80,7 +83,7 @@ pub struct Conditions {
     /// The site holds everything.
     pub hold: bool,
     /// This gateway's [`place`].
-    pub place: u8,
+    pub place: u16,
     /// Since the document was published.
     pub elapsed: Elapsed,
     /// The site's window, where it has one.
@@ -97,9 +100,13 @@ impl Conditions {
         if self.hold {
             return Some(Wait::Hold);
         }
+        if channel.halted().is_some() {
+            return Some(Wait::Halted);
+        }
         let (Elapsed::SincePublished(elapsed) | Elapsed::AtLeast(elapsed)) = self.elapsed;
-        if channel.percent(elapsed) <= self.place {
-            let mine = channel.waves.iter().find(|wave| wave.percent > self.place);
+        if channel.places(elapsed) <= self.place {
+            let mine = |wave: &&Wave| wave.percent.places() > self.place;
+            let mine = channel.waves.iter().find(mine);
             return Some(Wait::Wave {
                 place: self.place,
                 left: mine.map(|wave| wave.after.saturating_sub(elapsed)),

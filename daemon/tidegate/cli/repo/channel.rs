@@ -178,15 +178,12 @@ fn pair<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<(Name, T), Str
 fn wave(text: &str) -> Result<Wave, String> {
     let parts = text.split_once("%@");
     let wave = parts.and_then(|(percent, after)| {
-        let percent = percent
-            .parse()
-            .ok()
-            .filter(|percent| (1..=100).contains(percent))?;
+        let percent = percent.parse().ok()?;
         let after = Wave::time(after)?;
         Some(Wave { percent, after })
     });
     wave.ok_or_else(|| {
-        "a wave is 1 to 100 percent and a time in s, m, h or d of at most 90 days, as in 5%@36h"
+        "a wave is 0.01 to 100 percent and a time in s, m, h or d of at most 90 days, as in 5%@36h"
             .to_owned()
     })
 }
