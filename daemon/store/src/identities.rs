@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use tidegate_domain::Identity;
 
+use crate::names;
 use crate::num::sql_len;
-use crate::series;
 use crate::setup::Setup;
 
 /// Bits of the counter in a row's id.
@@ -115,7 +115,7 @@ pub(crate) fn register(conn: &Connection, setup: &Setup) -> Result<(), rusqlite:
     let mut kept = Vec::new();
     for (name, &window) in setup.sources.iter().zip(&setup.config.identity_windows) {
         if window > 0 {
-            series::number(conn, "source", name)?;
+            names::number(conn, "source", name)?;
             kept.push(Arc::clone(name));
         }
     }

@@ -18,10 +18,11 @@ use crate::gaps::Gaps;
 use crate::history::History;
 use crate::identities::{self, Identities};
 use crate::kept::Kept;
+use crate::names;
 use crate::num::count;
 use crate::orders;
 use crate::outbox::Outbox;
-use crate::series::{self, Dictionary};
+use crate::series::Dictionary;
 use crate::setup::Setup;
 use crate::state::Slots;
 use crate::unset::{self, Boots};
@@ -142,13 +143,14 @@ pub(crate) fn register(
     commands::forget_uplinks(&transaction, &setup.uplinks)?;
     for pipeline in &setup.pipelines {
         zero(Scope::Pipeline, &pipeline.name, "selected")?;
-        series::number(&transaction, "pipeline", &pipeline.name)?;
+        names::number(&transaction, "pipeline", &pipeline.name)?;
     }
     for name in &setup.uplinks {
         zero(Scope::Uplink, name, "queued")?;
+        let (id, checksum) = names::next(&transaction, "uplink", name)?;
         transaction
-            .prepare_cached("INSERT INTO uplink (name, stream) VALUES (?1, lower(hex(?2))) ON CONFLICT DO NOTHING")?
-            .execute((name, random()))?;
+            .prepare_cached("INSERT INTO uplink (id, name, stream, checksum) VALUES (?1, ?2, lower(hex(?3)), ?4) ON CONFLICT DO NOTHING")?
+            .execute((id, name, random(), checksum))?;
     }
     transaction.commit()
 }

@@ -28,6 +28,7 @@ mod image;
 mod input;
 mod kept;
 mod lock;
+mod names;
 mod num;
 mod opening;
 mod orders;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::aside;
 use crate::input::StoreState;
+use crate::{aside, names};
 
 /// Migration `n` (from 1) makes layout `n` out of layout `n - 1`.
 const MIGRATIONS: &[&str] = &[
@@ -22,7 +22,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0007_gap_series.sql"),
     include_str!("../migrations/0008_rollouts.sql"),
     include_str!("../migrations/0009_kept_input.sql"),
+    include_str!("../migrations/0010_checked_names.sql"),
 ];
+
+/// The layout since which names have a checksum.
+const CHECKED_NAMES: usize = 10;
 
 /// Marks the file as ours: "TIDE".
 const APPLICATION_ID: i32 = 0x5449_4445;
@@ -375,6 +379,9 @@ fn migrate(conn: &Connection, found: Layout) -> Result<(), rusqlite::Error> {
             "user_version",
             i64::try_from(version + 1).unwrap_or(0),
         )?;
+        if version + 1 == CHECKED_NAMES {
+            names::seal(&transaction)?;
+        }
         transaction.commit()?;
     }
     Ok(())

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension};
 use tidegate_domain::outcome::Generation;
 
 use crate::config::Measures;
-use crate::state;
+use crate::{names, state};
 
 /// The least step, in blocks.
 const LEAST_STEP: i64 = 8;
@@ -93,9 +93,13 @@ impl Dictionary {
             Some(stored) => stored,
             None => {
                 self.created += 1;
-                let id = conn
-                    .prepare_cached("INSERT INTO series (name, seen) VALUES (?1, ?2) RETURNING id")?
-                    .query_row((name, block), |row| row.get(0))?;
+                let (id, checksum) = names::next(conn, "series", name)?;
+                conn.prepare_cached(
+                    "INSERT INTO series (id, name, seen, checksum) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute((id, name, block, checksum))?;
+                let id = u32::try_from(id)
+                    .map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, id))?;
                 (id, block)
             }
         };
@@ -188,17 +192,4 @@ impl<'a> Names<'a> {
             })
             .clone()
     }
-}
-
-/// The number of a pipeline or slot by its name, inserting it where it is new. `table` is one of ours.
-pub(crate) fn number(conn: &Connection, table: &str, name: &str) -> Result<i64, rusqlite::Error> {
-    conn.execute(
-        &format!("INSERT INTO {table} (name) VALUES (?1) ON CONFLICT DO NOTHING"),
-        [name],
-    )?;
-    conn.query_row(
-        &format!("SELECT id FROM {table} WHERE name = ?1"),
-        [name],
-        |row| row.get(0),
-    )
 }

@@ -416,7 +416,7 @@ impl Slots {
 
     fn get(&mut self, conn: &Connection, name: &Arc<str>) -> Result<&mut Slot, rusqlite::Error> {
         if !self.by_name.contains_key(name) {
-            let id = crate::series::number(conn, "slot", name)?;
+            let id = crate::names::number(conn, "slot", name)?;
             let slot = Slot {
                 id,
                 number: Some(0),
@@ -596,8 +596,13 @@ mod tests {
 
     fn database() -> Connection {
         let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch(include_str!("../migrations/0001_initial.sql"))
-            .unwrap();
+        for sql in [
+            include_str!("../migrations/0001_initial.sql"),
+            include_str!("../migrations/0002_identities.sql"),
+            include_str!("../migrations/0010_checked_names.sql"),
+        ] {
+            conn.execute_batch(sql).unwrap();
+        }
         for id in 1..=9 {
             conn.execute(
                 "INSERT INTO series (id, name, seen) VALUES (?1, ?2, 0)",
@@ -744,7 +749,7 @@ mod tests {
     #[test]
     fn state_of_the_first_layout_is_read_and_folded_by_the_next_change() {
         let conn = database();
-        conn.execute("INSERT INTO slot VALUES (1, 'p/f')", [])
+        conn.execute("INSERT INTO slot (id, name) VALUES (1, 'p/f')", [])
             .unwrap();
         // Records of width 1: series 1 has 5, series 2 has 6.
         conn.execute(

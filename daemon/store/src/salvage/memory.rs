@@ -16,6 +16,7 @@ use super::pages::{Row, Value};
 use super::{COUNT_MAX, Salvage, Table, Trouble, is_number, is_uplink, nameless};
 use crate::commands::AT_ONCE;
 use crate::identities::COUNTER_BITS;
+use crate::names::checksum;
 use crate::state::{Change, Pieces};
 
 /// Names that are listed of filters that begin anew.
@@ -83,8 +84,8 @@ impl Salvage<'_> {
             return Ok(());
         }
         self.conn
-            .prepare_cached("INSERT OR IGNORE INTO source VALUES (?1, ?2)")?
-            .execute((source, name))?;
+            .prepare_cached("INSERT OR IGNORE INTO source VALUES (?1, ?2, ?3)")?
+            .execute((source, name, checksum("source", source, name)))?;
         if self.is_new(Table::Identity, row.id) {
             self.conn
                 .prepare_cached("INSERT INTO identity VALUES (?1, ?2)")?
@@ -276,8 +277,8 @@ impl Salvage<'_> {
             if let Some((number, state)) = whole {
                 let inserted = self
                     .conn
-                    .prepare_cached("INSERT OR IGNORE INTO slot VALUES (?1, ?2)")?
-                    .execute((id, name))?;
+                    .prepare_cached("INSERT OR IGNORE INTO slot VALUES (?1, ?2, ?3)")?
+                    .execute((id, name, checksum("slot", *id, name)))?;
                 if inserted == 1 {
                     self.conn
                         .prepare_cached("INSERT INTO state_snapshot VALUES (?1, ?2)")?

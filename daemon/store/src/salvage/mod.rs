@@ -26,11 +26,11 @@ use self::memory::Memory;
 use self::pages::{Owner, Pages, Row, Rows, Value};
 use crate::block::{self, BlockError};
 use crate::books::{DROPPED, Scope, own, quarantine_counter};
-use crate::image;
 use crate::num::{count, sql};
 use crate::outbox;
 use crate::schema::{self, OpenError};
 use crate::verify::items_in;
+use crate::{image, names};
 
 /// Rows that one transaction takes over.
 const ROWS: u64 = 4096;
@@ -225,7 +225,11 @@ impl Table {
             {
                 Some(Self::Item)
             }
-            [Null, Text(_), Int(_)] => Some(Self::Series),
+            [Null, Text(name), Int(_), Int(sum)]
+                if *sum == names::checksum("series", row.id, name) =>
+            {
+                Some(Self::Series)
+            }
             [Null, Int(_), Blob(data)] if memory::is_state(data) => Some(Self::StateLog),
             [Null, Blob(data)] if memory::is_state(data) => Some(Self::Snapshot),
             [Null, Blob(data)] if memory::are_identities(row.id, data) => Some(Self::Identity),
@@ -412,8 +416,16 @@ impl<'a> Salvage<'a> {
     fn take_name(&mut self, table: Table, row: Row) {
         use Value::{Int, Null, Text};
         let id = row.id;
+        // A store of a layout before 10 has names without one.
+        let sound = |table: &str, name: &str, checksum: Option<&Value>| match checksum {
+            Some(Int(sum)) => *sum == names::checksum(table, id, name),
+            Some(Null) | None => true,
+            Some(_) => false,
+        };
         match (table, &row.columns[..]) {
-            (Table::Series, [Null, Text(name), ..]) => {
+            (Table::Series, [Null, Text(name), _, rest @ ..])
+                if sound("series", name, rest.first()) =>
+            {
                 if let Ok(id) = u32::try_from(id)
                     && self.series.len() < NAMES
                 {
@@ -422,22 +434,30 @@ impl<'a> Salvage<'a> {
                         .or_insert_with(|| name.as_str().into());
                 }
             }
-            (Table::Pipeline, [Null, Text(name), ..]) if is_number(id) => {
+            (Table::Pipeline, [Null, Text(name), rest @ ..])
+                if is_number(id) && sound("pipeline", name, rest.first()) =>
+            {
                 self.pipelines
                     .entry(id)
                     .or_insert_with(|| name.as_str().into());
             }
-            (Table::Uplink, [Null, Text(name), Text(_), ..]) if is_uplink(id) => {
+            (Table::Uplink, [Null, Text(name), Text(_), rest @ ..])
+                if is_uplink(id) && sound("uplink", name, rest.first()) =>
+            {
                 self.uplinks.entry(id).or_insert_with(|| name.clone());
             }
             (Table::Counter, [Int(scope), Text(name), Text(counter), Int(value)]) => {
                 let key = (*scope, name.clone(), counter.clone());
                 self.counters.entry(key).or_insert(*value);
             }
-            (Table::Slot, [Null, Text(name), ..]) if is_number(id) => {
+            (Table::Slot, [Null, Text(name), rest @ ..])
+                if is_number(id) && sound("slot", name, rest.first()) =>
+            {
                 self.memory.slots.entry(id).or_insert_with(|| name.clone());
             }
-            (Table::Source, [Null, Text(name), ..]) if memory::is_source(id) => {
+            (Table::Source, [Null, Text(name), rest @ ..])
+                if memory::is_source(id) && sound("source", name, rest.first()) =>
+            {
                 self.memory
                     .sources
                     .entry(id)
@@ -458,8 +478,8 @@ impl<'a> Salvage<'a> {
         self.uplinks.retain(|_, name| known.insert(name.clone()));
         for (id, name) in &self.series {
             self.conn
-                .prepare_cached("INSERT INTO series VALUES (?1, ?2, 0)")?
-                .execute((id, name))?;
+                .prepare_cached("INSERT INTO series VALUES (?1, ?2, 0, ?3)")?
+                .execute((id, name, names::checksum("series", (*id).into(), name)))?;
         }
         self.conn.execute_batch("COMMIT")?;
         Ok(())
@@ -540,9 +560,10 @@ impl<'a> Salvage<'a> {
         for id in unknown {
             self.series.insert(id, nameless(id));
             self.report.nameless_series += 1;
+            let name = nameless(id);
             self.conn
-                .prepare_cached("INSERT OR IGNORE INTO series VALUES (?1, ?2, 0)")?
-                .execute((id, nameless(id)))?;
+                .prepare_cached("INSERT OR IGNORE INTO series VALUES (?1, ?2, 0, ?3)")?
+                .execute((id, &name, names::checksum("series", id.into(), &name)))?;
         }
         let readings = batch.len() as u64;
         self.conn
@@ -786,13 +807,18 @@ impl<'a> Salvage<'a> {
         }
         for (id, name) in &self.pipelines {
             self.conn
-                .prepare_cached("INSERT OR IGNORE INTO pipeline VALUES (?1, ?2)")?
-                .execute((id, name))?;
+                .prepare_cached("INSERT OR IGNORE INTO pipeline VALUES (?1, ?2, ?3)")?
+                .execute((id, name, names::checksum("pipeline", *id, name)))?;
         }
         for (id, name) in &self.uplinks {
             self.conn
-                .prepare_cached("INSERT OR IGNORE INTO uplink VALUES (?1, ?2, lower(hex(?3)))")?
-                .execute((id, name, image::random()))?;
+                .prepare_cached("INSERT OR IGNORE INTO uplink VALUES (?1, ?2, lower(hex(?3)), ?4)")?
+                .execute((
+                    id,
+                    name,
+                    image::random(),
+                    names::checksum("uplink", *id, name),
+                ))?;
         }
         let seen = self.last_block + 1;
         self.conn.execute("UPDATE series SET seen = ?1", [seen])?;

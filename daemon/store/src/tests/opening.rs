@@ -28,6 +28,39 @@ fn a_second_daemon_is_told_who_has_the_store() {
 }
 
 #[test]
+fn names_of_a_layout_without_checksums_get_them() {
+    const TABLES: [&str; 5] = ["pipeline", "uplink", "slot", "source", "series"];
+    let mut bench = Bench::new();
+    let outcome = bench.outcome(&[("plant/a", 1, 1.0), ("plant/b", 1, 2.0)]);
+    bench.apply(outcome);
+    bench.commit();
+    bench.close();
+    for table in TABLES {
+        execute(&bench, &format!("ALTER TABLE {table} DROP COLUMN checksum"));
+    }
+    execute(&bench, "PRAGMA user_version = 9");
+    drop(open(&bench).unwrap());
+    let conn = rusqlite::Connection::open(&bench.config.path).unwrap();
+    let mut named = 0;
+    for table in TABLES {
+        let sql = format!("SELECT id, name, checksum FROM {table}");
+        let mut rows = conn.prepare(&sql).unwrap();
+        let rows = rows.query_map([], |row| {
+            Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
+        });
+        for (id, name, checksum) in rows.unwrap().map(Result::unwrap) {
+            assert_eq!(
+                crate::names::checksum(table, id, &name),
+                checksum,
+                "{table} {name}"
+            );
+            named += 1;
+        }
+    }
+    assert!(named >= 4, "{named}");
+}
+
+#[test]
 fn a_newer_layout_is_refused_and_left_alone() {
     let bench = closed();
     execute(&bench, "PRAGMA user_version = 999");

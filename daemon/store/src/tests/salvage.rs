@@ -115,6 +115,27 @@ fn check(bench: &Bench, damaged: &std::path::Path) -> Salvaged {
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
         .unwrap();
     assert_eq!(sound, "ok");
+    // A name is one that there was, or says that it is unknown.
+    for (table, known, unknown) in [
+        (
+            "series",
+            &["a/temp", "b/temp", "c/temp"][..],
+            "salvaged/series-",
+        ),
+        ("pipeline", &["temperature"], "salvaged-pipeline-"),
+        ("uplink", &["cloud"], "salvaged-uplink-"),
+        ("slot", &SLOTS, "none"),
+        ("source", &["plant"], "none"),
+    ] {
+        let mut names = conn.prepare(&format!("SELECT name FROM {table}")).unwrap();
+        let names = names.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        for name in names.map(Result::unwrap) {
+            assert!(
+                known.contains(&&*name) || name.starts_with(unknown),
+                "{table}: {name}"
+            );
+        }
+    }
     drop(conn);
     let mut config = bench.config.clone();
     config.path = to.clone();
@@ -257,6 +278,37 @@ fn state_with_a_damaged_byte_is_not_taken_and_the_filter_named() {
     };
     assert_eq!(salvaged.states, states);
     assert_eq!(salvaged.begin_anew, [SLOTS[0]]);
+}
+
+/// A bit in a name makes another name of it, which nothing but its checksum tells.
+#[test]
+fn a_damaged_name_is_taken_for_no_name() {
+    let (bench, dir) = filled(6);
+    let damaged = dir.join("damaged.db");
+    let conn = rusqlite::Connection::open(&damaged).unwrap();
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
+    drop(conn);
+    let whole = check(&bench, &damaged);
+    let sound = std::fs::read(&damaged).unwrap();
+    let salvaged = ["series", "pipeline", "uplink", "slot", "source"].map(|table| {
+        let conn = rusqlite::Connection::open(&damaged).unwrap();
+        let sql = format!(
+            "UPDATE {table} SET name = 'x' || substr(name, 2) WHERE id = (SELECT min(id) FROM {table})"
+        );
+        assert_eq!(conn.execute(&sql, []).unwrap(), 1, "{table}");
+        drop(conn);
+        let salvaged = check(&bench, &damaged);
+        std::fs::write(&damaged, &sound).unwrap();
+        salvaged
+    });
+    // What has the only name that is left over gets it back.
+    let [series, pipeline, uplink, slot, source] = salvaged;
+    assert_eq!(series.nameless_series, 1);
+    assert_eq!(pipeline.readings, whole.readings);
+    assert_eq!(uplink.items, whole.items);
+    assert_eq!(slot.states.saved, whole.states.saved - 1);
+    assert_eq!(source.identities.saved, 0);
 }
 
 #[test]
