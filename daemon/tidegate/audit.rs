@@ -25,8 +25,8 @@ mod acts;
 mod throttle;
 
 pub(crate) use self::acts::{
-    command, epoch, fetched, first, generation, in_force, local, not_in_force, not_taken, operator,
-    quarantine, refusals, started, stopped,
+    bus, command, epoch, fetched, first, generation, in_force, local, not_in_force, not_taken,
+    operator, quarantine, refusals, started, stopped,
 };
 use self::throttle::Throttle;
 

@@ -1,6 +1,8 @@
 //! Switches that break the daemon on purpose, for tests that prove what it survives and that the others would notice.
 //! `TIDEGATE_TEST_FAULTS` names them. Not in any release: an optimised build with them does not compile.
 
+pub(crate) mod simulated;
+
 use std::sync::{Mutex, PoisonError};
 
 use tidegate_domain::Message;

@@ -15,8 +15,9 @@ use tidegate_ingest::{Occurrence, SourceEvent};
 use tidegate_pipeline as pipeline;
 use tidegate_pipeline::decode::{As, DecodeConfig, Decoder, IdentityField, TimeUnit};
 use tidegate_pipeline::{
-    CodeOrigin, DecoderConfig, Grant, LoadedModule, ModuleDecoder, OnFailure, Pipeline, Runtime,
-    RuntimeConfig, Secret, SlotConfig, SlotLimits, grants,
+    Buses, CodeOrigin, DecoderConfig, DriverConfig, Grant, LoadedModule, ModuleDecoder,
+    ModuleDriver, OnFailure, Pipeline, Runtime, RuntimeConfig, Secret, SlotConfig, SlotLimits,
+    grants,
 };
 use tidegate_store as store;
 use tidegate_store::{Measures, SourceGap};
@@ -283,6 +284,129 @@ pub(crate) fn modbus_config(
     }
 }
 
+/// What a source of what the kernel measures is told, and what reads it.
+pub(crate) fn sysfs_config(
+    source: &config::Source,
+    sysfs: &config::SysfsSource,
+    index: usize,
+) -> (ingest::PolledConfig, ingest::SysfsReader) {
+    let config = ingest::PolledConfig {
+        index,
+        name: source.name.clone(),
+        device: sysfs.root.display().to_string(),
+        interval: sysfs.interval,
+    };
+    let (root, devices) = (sysfs.root.clone(), sysfs.devices.clone());
+    let reader = ingest::SysfsReader::new(sysfs.kind, &source.name, root, devices);
+    (config, reader)
+}
+
+/// What a driver's source is told.
+pub(crate) fn driver_config(
+    source: &config::Source,
+    driver: &config::DriverSource,
+    index: usize,
+) -> ingest::PolledConfig {
+    ingest::PolledConfig {
+        index,
+        name: source.name.clone(),
+        device: shown_buses(driver),
+        interval: driver.interval,
+    }
+}
+
+/// What a driver reaches, for people.
+pub(crate) fn shown_buses(driver: &config::DriverSource) -> String {
+    let handed = driver.handed.iter().map(|handed| handed.grant.shown());
+    handed.collect::<Vec<String>>().join(", ")
+}
+
+/// The grants that what a source hands in stands for.
+pub(crate) fn handed(driver: &config::DriverSource) -> impl Iterator<Item = Grant> {
+    driver.handed.iter().map(|handed| match handed.grant {
+        config::BusGrant::I2c { .. } => Grant::I2c,
+        config::BusGrant::Spi { .. } => Grant::Spi,
+        config::BusGrant::Gpio { .. } => Grant::Gpio,
+        config::BusGrant::Uart { .. } => Grant::Uart,
+    })
+}
+
+/// A source's driver, with the buses that the source hands in.
+pub(crate) fn driver(
+    config: &Config,
+    source: &config::Source,
+    driver: &config::DriverSource,
+    runtime: &Runtime,
+    loaded: &BTreeMap<String, Arc<LoadedModule>>,
+    state: &BTreeMap<String, StateChange>,
+) -> anyhow::Result<ModuleDriver> {
+    let module = loaded
+        .get(&driver.module)
+        .context("every named module was loaded")?;
+    let key = ModuleDriver::state_key(&source.name, &module.manifest.name);
+    let driver = ModuleDriver::new(
+        runtime,
+        DriverConfig {
+            source: source.name.clone(),
+            module: Arc::clone(module),
+            settings: driver.settings.clone(),
+            limits: SlotLimits::granted(
+                &module.manifest.limits,
+                &driver.limits.ceiling(&config.policy.limits),
+            ),
+            grants: grants::granted(&module.manifest, &policy(config)?, false),
+            buses: buses(driver),
+            timeout: driver.timeout,
+        },
+        state.get(&key),
+    );
+    driver.with_context(|| format!("source `{}`", source.name))
+}
+
+/// The devices themselves. None is opened yet.
+fn buses(driver: &config::DriverSource) -> Buses {
+    let mut buses = Buses::default();
+    for config::Handed { name, grant } in &driver.handed {
+        #[cfg(feature = "test-faults")]
+        if crate::faults::simulated::hand(&mut buses, name, grant) {
+            continue;
+        }
+        match grant {
+            config::BusGrant::I2c { device, address } => {
+                buses.i2c(name, *address, ingest::LinuxI2c::new(device.clone()));
+            }
+            config::BusGrant::Spi {
+                device,
+                speed,
+                mode,
+            } => buses.spi(name, ingest::LinuxSpi::new(device.clone(), *speed, *mode)),
+            config::BusGrant::Gpio {
+                chip,
+                line,
+                output: false,
+                active_low,
+                bias,
+            } => buses.input(
+                name,
+                ingest::LinuxPin::input(chip.clone(), *line, *active_low, *bias),
+            ),
+            config::BusGrant::Gpio {
+                chip,
+                line,
+                active_low,
+                ..
+            } => buses.output(
+                name,
+                ingest::LinuxPin::output(chip.clone(), *line, *active_low),
+            ),
+            config::BusGrant::Uart { port, timeout } => {
+                buses.uart(name, ingest::LinuxUart::new(port.clone(), *timeout));
+            }
+        }
+    }
+    buses
+}
+
 /// The property that identifies a source's messages, where one does.
 fn property(identity: &config::Identity) -> Option<ingest::Property> {
     match &identity.by {
@@ -299,7 +423,10 @@ pub(crate) fn receive_window(source: &config::Source) -> u32 {
     let mqtt = match &source.kind {
         config::SourceKind::Mqtt(mqtt) => mqtt,
         // Nobody waits for its acknowledgements.
-        config::SourceKind::Serial(_) | config::SourceKind::Modbus(_) => return 0,
+        config::SourceKind::Serial(_)
+        | config::SourceKind::Modbus(_)
+        | config::SourceKind::Sysfs(_)
+        | config::SourceKind::Driver(_) => return 0,
     };
     match mqtt.broker.version {
         config::MqttVersion::V311 => u32::from(mqtt.in_flight),

@@ -13,6 +13,7 @@ mod control;
 #[cfg(feature = "demo")]
 mod demo;
 mod deploy;
+mod driver;
 mod duplicates;
 mod factory;
 #[cfg(feature = "test-faults")]

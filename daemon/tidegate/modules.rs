@@ -53,7 +53,18 @@ pub(crate) fn resolve(
     })
 }
 
-/// The modules that a configuration names, decoders first; one may come several times.
+/// What a source of `kind = "driver"` has of its own.
+pub(crate) fn driver_of(source: &config::Source) -> Option<&config::DriverSource> {
+    match &source.kind {
+        config::SourceKind::Driver(driver) => Some(driver),
+        config::SourceKind::Mqtt(_)
+        | config::SourceKind::Serial(_)
+        | config::SourceKind::Modbus(_)
+        | config::SourceKind::Sysfs(_) => None,
+    }
+}
+
+/// The modules that a configuration names, decoders and drivers first; one may come several times.
 pub(crate) fn named(config: &Config) -> impl Iterator<Item = &String> {
     let decoders = config
         .sources
@@ -67,10 +78,12 @@ pub(crate) fn named(config: &Config) -> impl Iterator<Item = &String> {
             | config::Decode::Binary { .. }
             | config::Decode::Lines => None,
         });
+    let drivers = config.sources.iter().filter_map(driver_of);
     let filters = config
         .pipelines
         .iter()
         .flat_map(|pipeline| &pipeline.filters);
+    let decoders = decoders.chain(drivers.map(|driver| &driver.module));
     decoders.chain(filters.map(|filter| &filter.module))
 }
 
@@ -101,6 +114,14 @@ pub(crate) fn check(config: &Config, problems: &mut Problems) {
             let place = (key.as_str(), Role::Decoder);
             let settings = &decoder.settings;
             check_one(config, problems, brought, place, &decoder.module, settings);
+        }
+    }
+    for source in &config.sources {
+        if let Some(driver) = driver_of(source) {
+            let key = format!("source.{}", source.name);
+            let place = (key.as_str(), Role::Driver);
+            let settings = &driver.settings;
+            check_one(config, problems, brought, place, &driver.module, settings);
         }
     }
     for pipeline in &config.pipelines {

@@ -375,7 +375,10 @@ fn rest(config: &Config) -> String {
 fn secrets_of_brokers(config: &Config) -> Vec<Option<config::Secret<String>>> {
     let sources = config.sources.iter().map(|source| match &source.kind {
         config::SourceKind::Mqtt(mqtt) => mqtt.broker.password.clone(),
-        config::SourceKind::Serial(_) | config::SourceKind::Modbus(_) => None,
+        config::SourceKind::Serial(_)
+        | config::SourceKind::Modbus(_)
+        | config::SourceKind::Sysfs(_)
+        | config::SourceKind::Driver(_) => None,
     });
     let uplinks = config
         .uplinks

@@ -5,12 +5,14 @@
 //!      ▲                                                │   ▲                        │
 //!      └──────────────── acknowledge ───────────────────┘   └── Settled, commands ───┘
 //!
+//! reader thread ◀──questions, answers──▶ source task, where reading blocks
+//!
 //! control socket ──order──▶ writer thread        replay thread ──rows of an order──▶ worker threads
 //! ```
 //! Every channel is bounded. They form no cycle: the writer never waits for anyone; it calls the sources' and
 //! uplinks' handles, which do not block.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::DirBuilder;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
@@ -36,6 +38,7 @@ use crate::audit::{self, Audit};
 use crate::brought::Brought;
 use crate::config::{self, Config};
 use crate::control::{self, Socket};
+use crate::driver::Driving;
 use crate::kept::Kept;
 use crate::log::RecentErrors;
 use crate::observe::{Decoding, Observed, Observer, Progress};
@@ -127,11 +130,11 @@ pub(crate) fn start(
     let modules: Vec<Arc<LoadedModule>> = found.values().cloned().collect();
     let mut decoders = Vec::new();
     let mut decoding = found.clone();
-    decoding.retain(|_, module| module.manifest.world.role() == Role::Decoder);
+    decoding.retain(|_, module| module.manifest.world.role() != Role::Filter);
 
     let (outcomes, made) = mpsc::channel::<Input>(OUTCOMES);
     let (inbox, writer_inbox) = mpsc::channel::<ToWriter>(INBOX);
-    let (ended_sender, ended) = mpsc::channel::<Ended>(config.sources.len() + 3);
+    let (ended_sender, ended) = mpsc::channel::<Ended>(2 * config.sources.len() + 3);
     let (stop_status, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
 
@@ -219,6 +222,58 @@ pub(crate) fn start(
                         async move { (name, task.run(clock::now).await.map_err(Into::into)) },
                         &runtime,
                     );
+                    (None, handle)
+                }
+                config::SourceKind::Driver(driver) => {
+                    let settings = gateway::driver_config(source, driver, index);
+                    let (task, handle, asks) =
+                        tidegate_ingest::polled(settings, intake.clone(), events);
+                    let module_driver =
+                        gateway::driver(config, source, driver, &engine, &found, &recovered.state)?;
+                    if let Some(module) = found.get(&driver.module) {
+                        decoders.push(Decoding {
+                            source: index,
+                            module: Arc::clone(module),
+                            stats: module_driver.stats(),
+                        });
+                    }
+                    let mut driving = Driving {
+                        source: source.name.clone(),
+                        module: driver.module.clone(),
+                        driver: module_driver,
+                        audit: audit.clone(),
+                        refused: BTreeSet::new(),
+                    };
+                    tasks.spawn_on(
+                        async move { (name, task.run(clock::now).await.map_err(Into::into)) },
+                        &runtime,
+                    );
+                    spawn_thread(
+                        format!("driver of {}", source.name),
+                        &ended_sender,
+                        move || {
+                            asks.serve(|at| driving.poll(at));
+                            Ok(())
+                        },
+                    )?;
+                    (None, handle)
+                }
+                config::SourceKind::Sysfs(sysfs) => {
+                    let (settings, mut reader) = gateway::sysfs_config(source, sysfs, index);
+                    let (task, handle, asks) =
+                        tidegate_ingest::polled(settings, intake.clone(), events);
+                    tasks.spawn_on(
+                        async move { (name, task.run(clock::now).await.map_err(Into::into)) },
+                        &runtime,
+                    );
+                    spawn_thread(
+                        format!("reader of {}", source.name),
+                        &ended_sender,
+                        move || {
+                            asks.serve(|_| reader.read());
+                            Ok(())
+                        },
+                    )?;
                     (None, handle)
                 }
             };

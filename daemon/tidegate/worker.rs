@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tidegate_domain::limits::{ATTEMPTS, BATCH_BYTES, BATCH_ROWS, QUARANTINE_BYTES};
-use tidegate_domain::outcome::{MessageCounts, NO_SOURCE, QuarantinedMessage, reason};
+use tidegate_domain::outcome::{MessageCounts, NO_SOURCE, QuarantinedMessage, StateDelta, reason};
 use tidegate_domain::rollout::Change;
 use tidegate_domain::{Batch, BatchOutcome, Message};
 use tidegate_ingest::Received;
@@ -290,10 +290,16 @@ impl Worker {
 
     /// Processes what are messages, and sets aside what is none: bytes of a serial line that belong to no frame.
     fn process_framed(&mut self, source: usize, batch: Vec<Received>) -> BatchOutcome {
+        let mut batch = batch;
+        let state: Vec<StateDelta> = batch
+            .iter_mut()
+            .flat_map(|received| std::mem::take(&mut received.state))
+            .collect();
         let (garbage, framed): (Vec<Received>, Vec<Received>) = batch
             .into_iter()
             .partition(|received| received.unframed.is_some());
         let mut outcome = self.process(source, &messages(framed));
+        outcome.state.extend(state);
         let is_read = self
             .sources
             .get(&source)

@@ -63,6 +63,8 @@ pub enum Action {
     EpochRefused,
     /// A request that the page or the control socket refused.
     RequestRefused,
+    /// A driver reached for a bus, an address or a line that its source does not hand it.
+    DriverRefused,
     /// A key pair was made.
     IdentityMade,
     /// The gateway has a certificate, another one, or none any more.
@@ -185,7 +187,7 @@ pub const CONTROLS: [Control; 7] = [
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::AuditBegun,
         Self::AuditRecovered,
         Self::AuditTrimmed,
@@ -215,6 +217,7 @@ impl Action {
         Self::EpochPutBack,
         Self::EpochRefused,
         Self::RequestRefused,
+        Self::DriverRefused,
         Self::IdentityMade,
         Self::IdentityCertificate,
     ];
@@ -265,6 +268,7 @@ impl Action {
             Self::EpochPutBack => ("epoch.put-back", ConfigurationChanges),
             Self::EpochRefused => ("epoch.refused", ConfigurationChanges),
             Self::RequestRefused => ("request.refused", RequestErrors),
+            Self::DriverRefused => ("driver.refused", AccessControl),
             Self::IdentityMade => ("identity.made", AccessControl),
             Self::IdentityCertificate => ("identity.certificate", AccessControl),
         }

@@ -5,10 +5,13 @@
 //! through the handle, from any thread, without waiting. Nothing here spawns a task.
 
 mod acks;
+mod bus;
 mod modbus;
 mod mqtt;
+mod polled;
 mod serial;
 mod source;
+mod sysfs;
 
 #[cfg(test)]
 #[path = "../../../tests/fuzz/replay.rs"]
@@ -22,6 +25,7 @@ pub mod fuzz {
     pub use crate::serial::fuzz::frames;
 }
 
+pub use bus::{BusFault, LinuxI2c, LinuxPin, LinuxSpi, LinuxUart, PinBias};
 pub use modbus::{
     Decoded, Kind, Link, ModbusConfig, ModbusLine, ModbusSource, Order, Point, Read, ReadGroup,
     Session, SessionError, Table, WriteError, modbus,
@@ -30,6 +34,7 @@ pub use mqtt::{
     ConfigError, Credentials, MqttConfig, MqttSource, Property, Qos, RECEIVE_MAXIMUM, Subscription,
     Transport, Version, mqtt,
 };
+pub use polled::{Answer, Asks, PolledConfig, PolledSource, polled};
 pub use serial::{
     Checksum, Covers, ENVELOPE_BYTES, Envelope, Escape, Flow, Framing, LineSettings, Parity, Port,
     Query, Rs485, SerialConfig, SerialSource, Width, serial,
@@ -38,3 +43,4 @@ pub use source::{
     Occurrence, Permit, Received, SlaveStatus, SourceError, SourceEvent, SourceHandle, SourceState,
     SourceStatus,
 };
+pub use sysfs::{SysfsKind, SysfsReader};

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidegate_domain::limits::{SOURCE_QUEUE_BYTES, SOURCE_QUEUE_MESSAGES};
+use tidegate_domain::outcome::StateDelta;
 use tidegate_domain::{AckToken, Arrival, Message};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -22,6 +23,8 @@ pub struct Received {
     pub permit: Permit,
     /// Why the bytes belong to no message, where they do not: they are set aside undecoded.
     pub unframed: Option<&'static str>,
+    /// What became of the state of whatever read it; it is the truth once it is committed with the message.
+    pub state: Vec<StateDelta>,
 }
 
 /// A share of a source's queue, returned on drop.

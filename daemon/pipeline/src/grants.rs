@@ -40,11 +40,19 @@ pub enum Grant {
     /// Standard output and error, as lines of the log.
     #[serde(rename = "wasi:stdout")]
     WasiStdout,
+    /// I²C buses that a source hands in.
+    I2c,
+    /// Devices on SPI that a source hands in.
+    Spi,
+    /// Single lines that a source hands in.
+    Gpio,
+    /// Serial lines that a source hands in.
+    Uart,
 }
 
 impl Grant {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Log,
         Self::Metrics,
         Self::State,
@@ -54,7 +62,28 @@ impl Grant {
         Self::WasiClocks,
         Self::WasiRandom,
         Self::WasiStdout,
+        Self::I2c,
+        Self::Spi,
+        Self::Gpio,
+        Self::Uart,
     ];
+
+    /// Whether it is about something that a source hands in, and that no policy gives.
+    #[must_use]
+    pub fn is_bus(self) -> bool {
+        match self {
+            Self::I2c | Self::Spi | Self::Gpio | Self::Uart => true,
+            Self::Log
+            | Self::Metrics
+            | Self::State
+            | Self::Alarm
+            | Self::Secrets
+            | Self::Wasi
+            | Self::WasiClocks
+            | Self::WasiRandom
+            | Self::WasiStdout => false,
+        }
+    }
 
     /// The word in manifests and in `[policy]`.
     #[must_use]
@@ -69,6 +98,10 @@ impl Grant {
             Self::WasiClocks => "wasi:clocks",
             Self::WasiRandom => "wasi:random",
             Self::WasiStdout => "wasi:stdout",
+            Self::I2c => "i2c",
+            Self::Spi => "spi",
+            Self::Gpio => "gpio",
+            Self::Uart => "uart",
         }
     }
 }
@@ -189,10 +222,15 @@ pub(crate) enum Interface {
     SeriesState,
     GlobalState,
     Alarm,
+    Buses,
+    I2c,
+    Spi,
+    Gpio,
+    Uart,
 }
 
 impl Interface {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Types,
         Self::Settings,
         Self::Clock,
@@ -202,6 +240,11 @@ impl Interface {
         Self::SeriesState,
         Self::GlobalState,
         Self::Alarm,
+        Self::Buses,
+        Self::I2c,
+        Self::Spi,
+        Self::Gpio,
+        Self::Uart,
     ];
 
     fn name(self) -> &'static str {
@@ -215,6 +258,11 @@ impl Interface {
             Self::SeriesState => "series-state",
             Self::GlobalState => "global-state",
             Self::Alarm => "alarm",
+            Self::Buses => "buses",
+            Self::I2c => "i2c",
+            Self::Spi => "spi",
+            Self::Gpio => "gpio",
+            Self::Uart => "uart",
         }
     }
 
@@ -224,6 +272,7 @@ impl Interface {
         match self {
             Self::Alarm | Self::SeriesState => role == Role::Filter,
             Self::Secrets => role != Role::Driver,
+            Self::Buses | Self::I2c | Self::Spi | Self::Gpio | Self::Uart => role == Role::Driver,
             Self::Types
             | Self::Settings
             | Self::Clock
@@ -236,6 +285,12 @@ impl Interface {
     /// The grant it takes; `None` where it carries no authority.
     fn grant(self) -> Option<Grant> {
         match self {
+            // Waiting, and what errors are called.
+            Self::Buses => None,
+            Self::I2c => Some(Grant::I2c),
+            Self::Spi => Some(Grant::Spi),
+            Self::Gpio => Some(Grant::Gpio),
+            Self::Uart => Some(Grant::Uart),
             Self::Types | Self::Settings | Self::Clock => None,
             Self::Secrets => Some(Grant::Secrets),
             Self::Log => Some(Grant::Log),
@@ -374,7 +429,12 @@ fn judge(
         | Interface::Secrets
         | Interface::Log
         | Interface::Metrics
-        | Interface::Alarm => true,
+        | Interface::Alarm
+        | Interface::Buses
+        | Interface::I2c
+        | Interface::Spi
+        | Interface::Gpio
+        | Interface::Uart => true,
     };
     given(interface.grant(), manifest, grants)?;
     match declared {
@@ -396,6 +456,9 @@ fn given(
         Some(Grant::Secrets) if !grants.contains(&Grant::Secrets) => {
             Err("no secret is named for this slot".to_owned())
         }
+        Some(grant) if grant.is_bus() && !grants.contains(&grant) => Err(format!(
+            "the source hands in nothing of it: write {grant} = {{ NAME = {{ … }} }} in its section"
+        )),
         Some(grant) if !grants.contains(&grant) => Err(format!(
             "`{grant}` is not among the site's `[policy] grants`"
         )),

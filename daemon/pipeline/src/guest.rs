@@ -14,6 +14,7 @@ use wasmtime::component::{
 };
 use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
 
+use crate::buses::PollTime;
 use crate::contract::cut;
 use crate::cpu::thread_time;
 use crate::engine::{MEMORIES, Profile, Runtime};
@@ -292,6 +293,9 @@ impl Guest {
             return Failure::InvalidOutput(violation.to_string());
         }
         if let Some(exceeded) = error.downcast_ref::<DeadlineExceeded>() {
+            return Failure::Timeout(self.located(&exceeded.to_string(), error));
+        }
+        if let Some(exceeded) = error.downcast_ref::<PollTime>() {
             return Failure::Timeout(self.located(&exceeded.to_string(), error));
         }
         if let Some(exceeded) = error.downcast_ref::<MemoryExceeded>() {

@@ -13,6 +13,7 @@ mod alarm_rate;
 mod bisect;
 mod bounds;
 mod breaker;
+mod buses;
 mod cache;
 mod chain;
 mod columns;
@@ -22,6 +23,7 @@ mod cpu;
 pub mod decode;
 mod decoder;
 mod decoder_vectors;
+mod driver;
 mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
@@ -50,10 +52,12 @@ mod tests;
 
 pub use bounds::{LoadLimits, SlotLimits, WantedLimits};
 pub use breaker::BreakerState;
+pub use buses::{BusErrorKind, BusRefusal, Buses};
 pub use cache::CacheLimits;
 pub use chain::{Pipeline, PipelineConfig, PipelineError};
 pub use compile::{CompileLimits, CompileRequest, compile_child};
 pub use decoder::{DecodedByModule, DecoderConfig, ModuleDecoder};
+pub use driver::{DriverConfig, DriverPoll, ModuleDriver};
 pub use engine::{
     CONCURRENT_GUESTS, CodeOrigin, Compiled, LoadError, Profile, Runtime, RuntimeConfig,
     RuntimeError,

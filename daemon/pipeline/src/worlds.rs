@@ -54,7 +54,9 @@ impl Role {
         match self {
             Self::Filter => "a filter, and stands in a pipeline: filters = [{ module = \"NAME\" }]",
             Self::Decoder => "a decoder, and stands in a source: decode = { module = \"NAME\" }",
-            Self::Driver => "a driver; drivers come with the field buses, in a later version",
+            Self::Driver => {
+                "a driver, and is a source of its own: kind = \"driver\", module = \"NAME\""
+            }
         }
     }
 }

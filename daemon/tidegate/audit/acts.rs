@@ -11,7 +11,7 @@ use tidegate_deploy::Refusal;
 use tidegate_domain::command::Name;
 use tidegate_domain::quarantine;
 use tidegate_domain::rollout::{Chain, Change, SlotSpec};
-use tidegate_pipeline::{LoadedModule, Origin};
+use tidegate_pipeline::{BusRefusal, LoadedModule, Origin};
 use tidegate_status::{Caller, Client, Refusals, view};
 use tidegate_store::{CommandInput, Todo};
 use tidegate_tls::date;
@@ -438,6 +438,22 @@ pub(crate) fn command(uplink: &str, input: &CommandInput) -> Entry {
             Action::Command,
         )
     }
+}
+
+/// A driver reached for what its source does not hand it.
+pub(crate) fn bus(audit: &Audit, source: &str, module: &str, refusal: &BusRefusal) {
+    audit.tell(Entry {
+        object: object([
+            ("source", json!(source)),
+            ("module", json!(module)),
+            ("bus", json!(refusal.bus)),
+            ("name", json!(refusal.name)),
+            ("wanted", json!(refusal.wanted)),
+        ]),
+        outcome: Outcome::Refused,
+        reason: "the source does not hand it in".to_owned(),
+        ..entry(Actor::Daemon, Action::DriverRefused)
+    });
 }
 
 /// Records requests that page and control socket refuse.

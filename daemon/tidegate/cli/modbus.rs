@@ -269,7 +269,10 @@ fn source<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a ModbusSource
     let source = source.with_context(|| format!("the configuration has no source `{name}`"))?;
     match &source.kind {
         SourceKind::Modbus(modbus) => Ok(modbus),
-        SourceKind::Mqtt(_) | SourceKind::Serial(_) => {
+        SourceKind::Mqtt(_)
+        | SourceKind::Serial(_)
+        | SourceKind::Sysfs(_)
+        | SourceKind::Driver(_) => {
             bail!(
                 "source `{name}` is of kind `{}`, and not Modbus",
                 source.kind.as_str()

@@ -334,7 +334,12 @@ fn of_site(config: &Path, file: &Path, found: &Inspection) -> Result<OfSite, Fai
             | Decode::Binary { .. }
             | Decode::Lines => false,
         }));
-    let gets = grants::granted(&manifest, &policy, secrets.any(|named| named));
+    let mut gets = grants::granted(&manifest, &policy, secrets.any(|named| named));
+    let drivers = config.sources.iter().filter_map(modules::driver_of);
+    let handed = drivers
+        .filter(|driver| driver.module == manifest.name)
+        .flat_map(gateway::handed);
+    gets.extend(handed.filter(|grant| manifest.grants.contains(grant)));
     let directories = grants::directories(&manifest, &config.policy.directories);
     let refused = grants::refused(&manifest, found, &gets, &directories);
     let is_refused = |import: &&ImportName| refused.iter().any(|r| r.import == **import);
@@ -491,12 +496,14 @@ pub(super) fn judge(
     let runtime = Runtime::new(config)?;
     let loaded = Arc::new(LoadedModule::load(&runtime, module)?);
 
-    // Vectors name the secrets that they need; a site would have to do the same.
-    let grants = grants::granted(
+    // Vectors name the secrets that they need; a site would have to do the same, and a source to hand in buses.
+    let mut grants = grants::granted(
         &loaded.manifest,
         &policy.iter().copied().collect(),
         vectors.is_some(),
     );
+    let wanted = loaded.manifest.grants.iter().copied();
+    grants.extend(wanted.filter(|grant| grant.is_bus()));
     let refused = grants::refused(&loaded.manifest, &loaded.inspection, &grants, directories);
     let given = Given {
         policy,

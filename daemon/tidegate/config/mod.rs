@@ -5,6 +5,7 @@
 
 mod bounds;
 mod deploy;
+mod driver;
 mod modbus;
 mod model;
 mod mqtt;
@@ -15,6 +16,7 @@ mod rollout;
 mod section;
 mod serial;
 mod source;
+mod sysfs;
 mod tls;
 mod units;
 mod uplink;
@@ -29,10 +31,10 @@ use std::path::Path;
 pub(crate) use bounds::Limits;
 pub(crate) use modbus::TYPES as MODBUS_TYPES;
 pub(crate) use model::{
-    Broker, ClockTrust, Config, Decode, Deploy, EventTime, Filter, From, Full, Identity,
-    IdentityBy, ModbusSource, Modules, MqttSource, MqttVersion, OnFailure, Pipeline, Policy,
-    Repository, Route, Secret, Send, SerialSource, SettingsOf, Source, SourceKind, TimeUnit,
-    Uplink,
+    Broker, BusGrant, ClockTrust, Config, Decode, Deploy, DriverSource, EventTime, Filter, From,
+    Full, Handed, Identity, IdentityBy, ModbusSource, Modules, MqttSource, MqttVersion, OnFailure,
+    Pipeline, Policy, Repository, Route, Secret, Send, SerialSource, SettingsOf, Source,
+    SourceKind, SysfsSource, TimeUnit, Uplink,
 };
 pub(crate) use report::Problems;
 pub(crate) use source::CORRELATION_DATA;

@@ -14,7 +14,7 @@ use tidegate_domain::install::DailyWindow;
 use tidegate_domain::item::Priority;
 use tidegate_domain::outcome::Severity;
 use tidegate_domain::signature::PublicKey;
-use tidegate_ingest::{Framing, Link, ModbusLine, Port, Query, ReadGroup};
+use tidegate_ingest::{Framing, Link, ModbusLine, PinBias, Port, Query, ReadGroup, SysfsKind};
 use tidegate_pipeline::LoadLimits;
 use tidegate_pipeline::decode::BinaryField;
 use tidegate_tls::TlsConfig;
@@ -172,6 +172,10 @@ pub(crate) enum SourceKind {
     Serial(SerialSource),
     /// Registers of Modbus slaves.
     Modbus(ModbusSource),
+    /// Sensors that the kernel reads.
+    Sysfs(SysfsSource),
+    /// A module on a bus.
+    Driver(DriverSource),
 }
 
 impl SourceKind {
@@ -184,6 +188,8 @@ impl SourceKind {
                 Link::Serial(_) => "modbus-rtu",
                 Link::Tcp { .. } => "modbus-tcp",
             },
+            Self::Sysfs(sysfs) => sysfs.kind.as_str(),
+            Self::Driver(_) => "driver",
         }
     }
 }
@@ -203,6 +209,80 @@ pub(crate) struct SerialSource {
     pub(crate) initial: Vec<u8>,
     /// Written again and again.
     pub(crate) query: Option<Query>,
+}
+
+/// `kind = "driver"`
+#[derive(Clone, Debug)]
+pub(crate) struct DriverSource {
+    /// Which module runs.
+    pub(crate) module: String,
+    /// A JSON object.
+    pub(crate) settings: serde_json::Value,
+    /// Bounds of its own, within those of the site.
+    pub(crate) limits: Limits,
+    /// Time between two polls.
+    pub(crate) interval: Duration,
+    /// How long one may take.
+    pub(crate) timeout: Duration,
+    /// What it may reach.
+    pub(crate) handed: Vec<Handed>,
+}
+
+/// A bus that a driver is handed.
+#[derive(Clone, Debug)]
+pub(crate) struct Handed {
+    /// What the driver calls it.
+    pub(crate) name: String,
+    /// What it is.
+    pub(crate) grant: BusGrant,
+}
+
+/// What a driver may reach.
+#[derive(Clone, Debug)]
+pub(crate) enum BusGrant {
+    /// One address of an I²C bus.
+    I2c { device: PathBuf, address: u8 },
+    /// A device on SPI.
+    Spi {
+        device: PathBuf,
+        speed: u32,
+        mode: u8,
+    },
+    /// A single line.
+    Gpio {
+        chip: PathBuf,
+        line: u32,
+        output: bool,
+        active_low: bool,
+        bias: Option<PinBias>,
+    },
+    /// A serial line.
+    Uart { port: Port, timeout: Duration },
+}
+
+impl BusGrant {
+    /// For people.
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Self::I2c { device, address } => format!("{} 0x{address:02x}", device.display()),
+            Self::Spi { device, .. } => device.display().to_string(),
+            Self::Gpio { chip, line, .. } => format!("{} line {line}", chip.display()),
+            Self::Uart { port, .. } => port.device.display().to_string(),
+        }
+    }
+}
+
+/// `kind = "iio"` and `"hwmon"`
+#[derive(Clone, Debug)]
+pub(crate) struct SysfsSource {
+    /// Which of the two.
+    pub(crate) kind: SysfsKind,
+    /// The directory of the devices.
+    pub(crate) root: PathBuf,
+    /// Time between two readings.
+    pub(crate) interval: Duration,
+    /// Those that are read, by name, label or place; empty for all.
+    pub(crate) devices: Vec<String>,
 }
 
 /// `kind = "modbus-rtu"` and `"modbus-tcp"`

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use tidegate_domain::limits::IDENTITIES;
 use tidegate_domain::outcome::Severity;
+use tidegate_ingest::SysfsKind;
 use tidegate_pipeline::decode::{
     As, BINARY_FIELDS, BinaryField, BinaryKind, DecodeConfig, Decoder,
 };
 
 use super::bounds::limits;
+use super::driver::driver;
 use super::modbus::modbus;
 use super::model::{
     Decode, DecoderModule, EventTime, Identity, IdentityBy, MqttSource, MqttVersion, Source,
@@ -20,9 +22,18 @@ use super::raw::{Entry, Node, Value};
 use super::report::Place;
 use super::section::{At, Checker, Section, suggest};
 use super::serial::{order, serial};
+use super::sysfs::sysfs;
 
-/// The kinds that the format knows; the last one comes with a later version.
-const KINDS: [&str; 5] = ["mqtt", "serial", "modbus-rtu", "modbus-tcp", "driver"];
+/// The kinds that there are.
+const KINDS: [&str; 7] = [
+    "mqtt",
+    "serial",
+    "modbus-rtu",
+    "modbus-tcp",
+    "iio",
+    "hwmon",
+    "driver",
+];
 /// The window of a 3.1.1 broker unless it is told otherwise: mosquitto's default.
 const IN_FLIGHT: i64 = 20;
 /// As long as an outage that we promise to survive, with room: the broker keeps what we missed.
@@ -63,15 +74,18 @@ pub(super) fn source(
     if kind.value == "modbus-rtu" || kind.value == "modbus-tcp" {
         return modbus_source(cx, section, entry, kind.value == "modbus-rtu");
     }
+    if let Some(kind) = [SysfsKind::Iio, SysfsKind::Hwmon]
+        .into_iter()
+        .find(|k| k.as_str() == kind.value)
+    {
+        return sysfs_source(cx, section, entry, kind);
+    }
+    if kind.value == "driver" {
+        return driver_source(cx, section, entry);
+    }
     if kind.value != "mqtt" {
-        if KINDS.contains(&kind.value.as_str()) {
-            let message = format!("sources of kind `{}` come with a later version", kind.value);
-            let help = "this version reads MQTT, serial lines and Modbus: write kind = \"mqtt\", \"serial\", \"modbus-rtu\" or \"modbus-tcp\", or remove the source";
-            cx.error(kind.place, message, help.to_owned());
-        } else {
-            let message = format!("`{}` is no kind of source", kind.value);
-            cx.error(kind.place, message, suggest(&kind.value, &KINDS));
-        }
+        let message = format!("`{}` is no kind of source", kind.value);
+        cx.error(kind.place, message, suggest(&kind.value, &KINDS));
         // What other keys there are depends on the kind.
         return None;
     }
@@ -215,18 +229,8 @@ fn modbus_source(
         .groups
         .iter()
         .map(|group| group.on_change.unwrap_or(group.interval));
-    if let Some(rarest) = rarest.max().filter(|rarest| *rarest >= stale_after.value) {
-        let message = format!(
-            "values come every {}, and `stale-after` is {}",
-            super::units::show_duration(rarest),
-            super::units::show_duration(stale_after.value)
-        );
-        let help = "write a longer stale-after, or a shorter interval or max-age";
-        cx.warning(
-            stale_after.place.or(Some(entry.place)),
-            message,
-            help.to_owned(),
-        );
+    if let Some(rarest) = rarest.max() {
+        check_stale(cx, entry, &stale_after, rarest, "interval or max-age");
     }
     Some(Source {
         name: entry.key.clone(),
@@ -236,6 +240,77 @@ fn modbus_source(
         stale_after: stale_after.value,
         stale_alarm: stale_alarm?,
     })
+}
+
+/// The rest of a source of what the kernel measures.
+fn sysfs_source(
+    cx: &mut Checker,
+    mut section: Section<'_>,
+    entry: &Entry,
+    kind: SysfsKind,
+) -> Option<Source> {
+    let sysfs = sysfs(cx, &mut section, kind);
+    let stale_after = section.duration_or(
+        cx,
+        "stale-after",
+        Duration::from_secs(1)..=STALE_AFTER_MAX,
+        STALE_AFTER,
+    );
+    let stale_alarm = section.choice(cx, "stale-alarm", &STALE_ALARMS, "none");
+    section.finish(cx);
+    let sysfs = sysfs?;
+    check_stale(cx, entry, &stale_after, sysfs.interval, "interval");
+    Some(Source {
+        name: entry.key.clone(),
+        kind: SourceKind::Sysfs(sysfs),
+        decode: Decode::Lines,
+        identity: None,
+        stale_after: stale_after.value,
+        stale_alarm: stale_alarm?,
+    })
+}
+
+/// The rest of a source that a module is.
+fn driver_source(cx: &mut Checker, mut section: Section<'_>, entry: &Entry) -> Option<Source> {
+    let driver = driver(cx, &mut section);
+    let stale_after = section.duration_or(
+        cx,
+        "stale-after",
+        Duration::from_secs(1)..=STALE_AFTER_MAX,
+        STALE_AFTER,
+    );
+    let stale_alarm = section.choice(cx, "stale-alarm", &STALE_ALARMS, "none");
+    section.finish(cx);
+    let driver = driver?;
+    check_stale(cx, entry, &stale_after, driver.interval, "interval");
+    Some(Source {
+        name: entry.key.clone(),
+        kind: SourceKind::Driver(driver),
+        decode: Decode::Lines,
+        identity: None,
+        stale_after: stale_after.value,
+        stale_alarm: stale_alarm?,
+    })
+}
+
+/// What comes no more often than it turns stale is stale all the time.
+fn check_stale(
+    cx: &mut Checker,
+    entry: &Entry,
+    stale_after: &At<Duration>,
+    rarest: Duration,
+    shorter: &str,
+) {
+    if rarest < stale_after.value {
+        return;
+    }
+    let message = format!(
+        "values come every {}, and `stale-after` is {}",
+        super::units::show_duration(rarest),
+        super::units::show_duration(stale_after.value)
+    );
+    let help = format!("write a longer stale-after, or a shorter {shorter}");
+    cx.warning(stale_after.place.or(Some(entry.place)), message, help);
 }
 
 /// By what duplicates are known. `v5`: whether the broker speaks MQTT 5, where that is known.

@@ -355,8 +355,8 @@ fn tls_and_its_keys() {
 #[test]
 fn kinds_that_come_later() {
     check(
-        &[("kind = \"mqtt\"\n", "kind = \"driver\"\nunit = 1\n")],
-        &["error tidegate.toml:4:8 sources of kind `driver` come with a later version"],
+        &[("kind = \"mqtt\"\n", "kind = \"drivers\"\nunit = 1\n")],
+        &["error tidegate.toml:4:8 `drivers` is no kind of source"],
     );
     check(
         &[("kind = \"mqtt\"\n", "kind = \"mqt\"\n")],
@@ -1517,10 +1517,18 @@ proptest! {
 const SCALE: &str = include_str!("../../../config/examples/scale-rs232.toml");
 const METER: &str = include_str!("../../../config/examples/energy-meter-modbus.toml");
 const GPS: &str = include_str!("../../../config/examples/gps-nmea.toml");
+const CLIMATE: &str = include_str!("../../../config/examples/climate-i2c.toml");
+const BOARD: &str = include_str!("../../../config/examples/board-sensors.toml");
 
 #[test]
 fn the_examples_have_no_problem() {
-    for (text, kind) in [(SCALE, "serial"), (GPS, "serial"), (METER, "modbus-rtu")] {
+    for (text, kind) in [
+        (SCALE, "serial"),
+        (GPS, "serial"),
+        (METER, "modbus-rtu"),
+        (BOARD, "iio"),
+        (CLIMATE, "driver"),
+    ] {
         let loaded = load(&[("tidegate.toml", text)], &[]);
         assert!(loaded.problems.is_empty(), "{}", loaded.problems);
         let config = loaded.config.unwrap();
@@ -1567,6 +1575,123 @@ fn what_others_write_of_a_serial_line() {
             separator: b',',
             time: None
         }
+    );
+}
+
+#[test]
+fn a_serial_line_is_one_source_s() {
+    let second = "[source.other]\nkind = \"modbus-rtu\"\ndevice = \"/dev/ttyS9\"\n\
+        read = [{ unit = 1, table = \"holding\", registers = [{ series = \"a\", address = 0 }] }]\n";
+    let text = serial("device = \"/dev/ttyS9\"").replace("[\"scale\"]", "[\"scale\", \"other\"]");
+    let loaded = load(&[("tidegate.toml", &format!("{text}{second}"))], &[]);
+    let told = told(&loaded);
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(
+        told[0].starts_with("error tidegate.toml:12:10 source `scale` reads `/dev/ttyS9` already"),
+        "{told:#?}"
+    );
+}
+
+#[test]
+fn what_a_driver_is_handed() {
+    let text = |lines: &str| {
+        format!(
+            "[source.d]\nkind = \"driver\"\nmodule = \"bme280-driver\"\n{lines}\n[pipeline.p]\nfrom = [\"d\"]\n\
+             to = [{{ uplink = \"cloud\", send = \"readings\" }}]\n\
+             [uplink.cloud]\nkind = \"mqtt\"\nurl = \"mqtt://cloud.example\"\n"
+        )
+    };
+    let all = "i2c = { a = { device = \"/dev/i2c-1\", address = 0x76 }, b = { device = \"/dev/i2c-1\", address = 0x77 } }\n\
+        spi = { adc = { device = \"/dev/spidev0.0\" } }\n\
+        gpio = { reset = { chip = \"/dev/gpiochip0\", line = 17, direction = \"out\" } }\n\
+        uart = { port = { device = \"/dev/ttyS9\", speed = 1200 } }";
+    let config = good(&[("tidegate.toml", &text(all))], &[]);
+    let SourceKind::Driver(driver) = &config.sources[0].kind else {
+        panic!("{:?}", config.sources[0]);
+    };
+    let shown: Vec<String> = driver.handed.iter().map(|h| h.grant.shown()).collect();
+    assert_eq!(
+        shown,
+        [
+            "/dev/i2c-1 0x76",
+            "/dev/i2c-1 0x77",
+            "/dev/spidev0.0",
+            "/dev/gpiochip0 line 17",
+            "/dev/ttyS9"
+        ]
+    );
+    let check = |lines: &str, line: &str, expect: &str| {
+        let loaded = load(&[("tidegate.toml", &text(lines))], &[]);
+        let told = told(&loaded);
+        assert_eq!(told.len(), 1, "{lines}: {told:#?}");
+        let fits = told[0].starts_with(line) && told[0].contains(expect);
+        assert!(fits, "{lines}: {told:#?}");
+    };
+    let (head, at) = ("tidegate.toml:1:", "error tidegate.toml:4:");
+    check(
+        "",
+        &format!("warning {head}"),
+        "no bus is handed to the driver",
+    );
+    check(
+        "i2c = { a = { device = \"/dev/i2c-1\" } }",
+        at,
+        "`source.d.i2c.a.address` is missing",
+    );
+    check(
+        "i2c = { a = { device = \"/dev/i2c-1\", address = 0x78 } }",
+        at,
+        "120 is out of range for `source.d.i2c.a.address`",
+    );
+    check(
+        "i2c = { a = { device = \"/dev/i2c-1\", address = 0x76 }, b = { device = \"/dev/i2c-1\", address = 0x76 } }",
+        &format!("error {head}"),
+        "source `d` reads `/dev/i2c-1` already",
+    );
+    check(
+        "gpio = { a = { chip = \"/dev/gpiochip0\", line = 1, direction = \"out\", bias = \"pull-up\" } }",
+        at,
+        "an output has no `bias`",
+    );
+    check(
+        "spi = { \"a b\" = { device = \"/dev/spidev0.0\" } }",
+        at,
+        "`a b` is no name of a bus",
+    );
+}
+
+#[test]
+fn what_the_kernel_measures() {
+    let text = |lines: &str| {
+        format!(
+            "[source.air]\n{lines}\n[pipeline.p]\nfrom = [\"air\"]\n\
+             to = [{{ uplink = \"cloud\", send = \"readings\" }}]\n\
+             [uplink.cloud]\nkind = \"mqtt\"\nurl = \"mqtt://cloud.example\"\n"
+        )
+    };
+    let config = good(&[("tidegate.toml", &text("kind = \"iio\""))], &[]);
+    let SourceKind::Sysfs(air) = &config.sources[0].kind else {
+        panic!("{:?}", config.sources[0]);
+    };
+    assert_eq!(air.root, Path::new("/sys/bus/iio/devices"));
+    assert_eq!(air.interval, Duration::from_secs(1));
+    let check = |lines: &str, expect: &str| {
+        let loaded = load(&[("tidegate.toml", &text(lines))], &[]);
+        let told = told(&loaded);
+        assert_eq!(told.len(), 1, "{lines}: {told:#?}");
+        assert!(told[0].starts_with(expect), "{lines}: {told:#?}");
+    };
+    check(
+        "kind = \"hwmon\"\nroot = \"sys\"",
+        "error tidegate.toml:3:8 `sys` is no absolute path",
+    );
+    check(
+        "kind = \"hwmon\"\ndevices = []",
+        "error tidegate.toml:3:1 `source.air.devices` has 0 names",
+    );
+    check(
+        "kind = \"iio\"\ninterval = \"10m\"",
+        "warning tidegate.toml:1:9 values come every 10m, and `stale-after` is 10m",
     );
 }
 

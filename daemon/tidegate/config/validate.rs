@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tidegate_domain::signature::{BadKey, PublicKey};
 use tidegate_domain::{alarm, limits};
+use tidegate_ingest::Link;
 use tidegate_pipeline::manifest::is_directory_name;
 
 use super::bounds::{limits as limits_of, loading};
 use super::deploy::deploy;
 use super::model::{
-    Broker, ClockTrust, Config, Full, Gateway, Modules, Policy, SeriesDescription, Source,
-    SourceKind, Status, Store, join,
+    Broker, BusGrant, ClockTrust, Config, Full, Gateway, Modules, Policy, SeriesDescription,
+    Source, SourceKind, Status, Store, join,
 };
 use super::mqtt::{Identity, check_identities, filter_matches};
 use super::pipeline::{Names, check_glob, pipeline};
@@ -213,16 +214,28 @@ fn root(cx: &mut Checker, table: &Table, host: &Host) -> Config {
     config
 }
 
-/// What a register map says that its values measure. What [series] says comes before it.
+/// What a register map or the kernel says that values measure. What [series] says comes before it.
 fn measures(source: &Source) -> Vec<SeriesDescription> {
-    let SourceKind::Modbus(modbus) = &source.kind else {
-        return Vec::new();
+    let measures: Vec<(String, String)> = match &source.kind {
+        SourceKind::Mqtt(_) | SourceKind::Serial(_) | SourceKind::Driver(_) => Vec::new(),
+        SourceKind::Modbus(modbus) => {
+            let measures = modbus.measures.iter();
+            measures
+                .map(|(series, measure)| (globset::escape(series), measure.clone()))
+                .collect()
+        }
+        SourceKind::Sysfs(sysfs) => {
+            let measures = sysfs.kind.measures(&source.name).into_iter();
+            measures
+                .map(|(glob, measure)| (glob, measure.to_owned()))
+                .collect()
+        }
     };
-    let measures = modbus.measures.iter();
     measures
-        .map(|(series, measure)| SeriesDescription {
-            glob: globset::escape(series),
-            measure: Some(measure.clone()),
+        .into_iter()
+        .map(|(glob, measure)| SeriesDescription {
+            glob,
+            measure: Some(measure),
             description: None,
             stale_alarm: None,
         })
@@ -241,6 +254,7 @@ fn check_whole(cx: &mut Checker, config: &Config, sources: &[&Entry], uplinks: &
     }
     check_loops(cx, config);
     check_identity_room(cx, config);
+    check_devices(cx, config);
     for (index, entry) in sources.iter().enumerate() {
         if !cx.dangling
             && !config
@@ -281,6 +295,54 @@ fn check_whole(cx: &mut Checker, config: &Config, sources: &[&Entry], uplinks: &
                 "raise store.max-age above it".to_owned(),
             );
         }
+    }
+}
+
+/// Drivers of one gateway: each holds a place of a guest while its bus keeps it waiting, and those left are for filters.
+const DRIVERS: usize = 8;
+
+/// A serial line is one source's: the second one would open nothing, or take half of what comes. So is a device on a bus.
+fn check_devices(cx: &mut Checker, config: &Config) {
+    let mut seen: BTreeMap<(PathBuf, Option<u32>), &str> = BTreeMap::new();
+    let mut devices: Vec<(&Source, &Path, Option<u32>)> = Vec::new();
+    let mut drivers = 0;
+    for source in &config.sources {
+        match &source.kind {
+            SourceKind::Mqtt(_) | SourceKind::Sysfs(_) => {}
+            SourceKind::Serial(serial) => devices.push((source, &serial.port.device, None)),
+            SourceKind::Modbus(modbus) => match &modbus.line.link {
+                Link::Serial(port) => devices.push((source, &port.device, None)),
+                Link::Tcp { .. } => {}
+            },
+            SourceKind::Driver(driver) => {
+                drivers += 1;
+                if drivers == DRIVERS + 1 {
+                    let key = join(&join("source", &source.name), "kind");
+                    let message = format!("there are more than {DRIVERS} drivers");
+                    let help = "let one module read several devices: hand it all of their buses";
+                    cx.error(config.place(&key), message, help.to_owned());
+                }
+                devices.extend(driver.handed.iter().map(|handed| match &handed.grant {
+                    BusGrant::I2c { device, address } => {
+                        (source, device.as_path(), Some(u32::from(*address)))
+                    }
+                    BusGrant::Spi { device, .. } => (source, device.as_path(), None),
+                    BusGrant::Gpio { chip, line, .. } => (source, chip.as_path(), Some(*line)),
+                    BusGrant::Uart { port, .. } => (source, port.device.as_path(), None),
+                }));
+            }
+        }
+    }
+    for (source, device, part) in devices {
+        // A link below /dev/serial and the device that it leads to are the same, where this machine has them.
+        let device = std::fs::canonicalize(device).unwrap_or_else(|_| device.to_owned());
+        let Some(first) = seen.insert((device.clone(), part), &source.name) else {
+            continue;
+        };
+        let key = join(&join("source", &source.name), "device");
+        let message = format!("source `{first}` reads `{}` already", device.display());
+        let help = "one source has a device: give all slaves of a bus to one Modbus source, or name another device";
+        cx.error(config.place(&key), message, help.to_owned());
     }
 }
 

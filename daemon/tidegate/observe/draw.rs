@@ -502,12 +502,14 @@ pub(crate) fn store_state(state: StoreState) -> view::StoreState {
     }
 }
 
-/// A source's address, without user name and password; of a serial line the device.
+/// A source's address, without user name and password; of a serial line the device, of what the kernel measures the directory.
 pub(crate) fn source_url(source: &config::Source) -> String {
     match &source.kind {
         config::SourceKind::Mqtt(mqtt) => url(&mqtt.broker),
         config::SourceKind::Serial(serial) => serial.port.device.display().to_string(),
         config::SourceKind::Modbus(modbus) => modbus.line.link.shown(),
+        config::SourceKind::Sysfs(sysfs) => sysfs.root.display().to_string(),
+        config::SourceKind::Driver(driver) => crate::gateway::shown_buses(driver),
     }
 }
 

@@ -58,6 +58,13 @@ impl Maker<'_> {
                 let module = self.resolve(&decoder.module)?;
                 found.insert(decoder.module.clone(), self.loaded(module)?);
             }
+            // Nor have drivers.
+            if let Some(driver) = modules::driver_of(source)
+                && !found.contains_key(&driver.module)
+            {
+                let module = self.resolve(&driver.module)?;
+                found.insert(driver.module.clone(), self.loaded(module)?);
+            }
         }
         Ok(found)
     }

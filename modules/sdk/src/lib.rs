@@ -28,11 +28,16 @@
 //!
 //! A decoder, which stands where a source's `decode` does, is a function over messages and the macro [`decoder!`].
 //!
+//! A driver, which is a source of its own, is a function that reads a bus and the macro [`driver!`]; its buses are those of
+//! `embedded-hal` (the feature `driver`).
+//!
 //! Natively the same function runs under `test::Harness`; the contract itself is `modules/wit/0.2.0/module.wit`.
 
 mod batch;
 mod capability;
 mod decoder;
+#[cfg(feature = "driver")]
+mod driver;
 mod filter;
 pub mod glob;
 pub mod hash;
@@ -49,6 +54,8 @@ mod tick;
 pub use batch::{Batch, PerSeries, Quality, Row, Value};
 pub use capability::{alarm, clock, global_state, log, metrics, secrets, settings};
 pub use decoder::{Decoded, Decoder, DecoderAnswer, Message, Messages, Rows, is_decoder};
+#[cfg(feature = "driver")]
+pub use driver::{BusError, Delay, Driver, I2c, Pin, Readings, Spi, Uart, is_driver};
 pub use filter::{Fault, Filter, Stateful, Stateless, is_filter};
 pub use number::Number;
 pub use output::Output;
@@ -184,6 +191,47 @@ macro_rules! decoder {
     };
 }
 
+/// Makes a function the driver of this component: `fn(&mut Readings) -> Result<(), Fault>`, called at the source's interval.
+///
+/// ```
+/// use embedded_hal::i2c::I2c as _;
+/// use tidegate_sdk::{Fault, I2c, Quality, Readings};
+///
+/// tidegate_sdk::driver!(poll);
+///
+/// /// The temperature register of an LM75, in eighths of a degree above five bits of nothing.
+/// fn poll(out: &mut Readings) -> Result<(), Fault> {
+///     let mut bus = I2c::named("sensor");
+///     let mut register = [0; 2];
+///     let address = bus.address().map_err(|error| error.to_string())?;
+///     bus.write_read(address, &[0], &mut register)
+///         .map_err(|error| error.to_string())?;
+///     let eighths = i16::from_be_bytes(register) >> 5;
+///     out.add("temperature", f64::from(eighths) / 8.0, Quality::Good);
+///     Ok(())
+/// }
+/// ```
+#[cfg(feature = "driver")]
+#[macro_export]
+macro_rules! driver {
+    ($poll:path) => {
+        const _: () = $crate::is_driver(&$poll);
+
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            struct Component;
+
+            impl $crate::driver_bindings::Guest for Component {
+                fn poll() -> Result<$crate::driver_bindings::Batch, $crate::driver_bindings::Fault> {
+                    $crate::guest::poll(&$poll)
+                }
+            }
+
+    $crate::driver_bindings::export_driver!(Component with_types_in $crate::driver_bindings);
+        };
+    };
+}
+
 /// Generated from `modules/wit/0.2.0/module.wit`.
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
@@ -268,6 +316,34 @@ pub mod decoder_bindings {
     pub use crate::bindings::tidegate::module::types::Undecoded;
 }
 
+/// The same for the world of drivers; the interfaces are those of [`bindings`].
+#[cfg(all(target_arch = "wasm32", feature = "driver"))]
+#[doc(hidden)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unsafe_code,
+    clippy::all,
+    reason = "generated code, which crosses the boundary of the component"
+)]
+pub mod driver_bindings {
+    wit_bindgen::generate!({
+        path: "../wit/0.2.0",
+        world: "driver",
+        pub_export_macro: true,
+        export_macro_name: "export_driver",
+        default_bindings_module: "tidegate_sdk::driver_bindings",
+        with: {
+            "tidegate:module/types@0.2.0": crate::bindings::tidegate::module::types,
+            "tidegate:module/settings@0.2.0": crate::bindings::tidegate::module::settings,
+            "tidegate:module/log@0.2.0": crate::bindings::tidegate::module::log,
+            "tidegate:module/metrics@0.2.0": crate::bindings::tidegate::module::metrics,
+            "tidegate:module/clock@0.2.0": crate::bindings::tidegate::module::clock,
+            "tidegate:module/global-state@0.2.0": crate::bindings::tidegate::module::global_state,
+        },
+    });
+}
+
 /// Between the generated types and those of this crate. Columns move, nothing is copied.
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
@@ -339,6 +415,19 @@ pub mod guest {
                     .collect(),
                 notes: answer.notes,
             }),
+            Err(told) => Err(fault(told)),
+        }
+    }
+
+    /// Runs a driver.
+    ///
+    /// # Errors
+    /// The driver's fault.
+    #[cfg(feature = "driver")]
+    pub fn poll<D: crate::Driver>(driver: &D) -> Result<bindings::Batch, bindings::Fault> {
+        let mut readings = crate::Readings::default();
+        match driver(&mut readings) {
+            Ok(()) => Ok(columns(readings.finish())),
             Err(told) => Err(fault(told)),
         }
     }

@@ -459,6 +459,7 @@ impl<T: From<Received> + Send> ModbusSource<T> {
             message,
             permit,
             unframed: None,
+            state: Vec::new(),
         }));
         Ok(())
     }

@@ -82,6 +82,7 @@ impl<T: From<Received>> Intake<T> {
                 message,
                 permit,
                 unframed: None,
+                state: Vec::new(),
             }));
             self.full_since = None;
             return Offer::Taken;
@@ -128,6 +129,7 @@ impl<T: From<Received>> Room<'_, T> {
             message,
             permit: self.permit,
             unframed: None,
+            state: Vec::new(),
         }));
     }
 }

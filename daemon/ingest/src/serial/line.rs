@@ -72,64 +72,73 @@ impl LineError {
     }
 }
 
-impl Line {
-    pub(crate) fn open(port: &Port) -> Result<Self, LineError> {
-        let device = || shown(&port.device);
-        let failed = |error: io::Error| match (error.kind(), error.raw_os_error()) {
-            (ErrorKind::NotFound, _) | (_, Some(libc::ENXIO | libc::ENODEV)) => {
-                LineError::Absent { device: device() }
+/// Opens a device and sets it. Says whether it was taken for this process alone, which is to be given back.
+pub(crate) fn open(port: &Port) -> Result<(File, bool), LineError> {
+    let device = || shown(&port.device);
+    let failed = |error: io::Error| match (error.kind(), error.raw_os_error()) {
+        (ErrorKind::NotFound, _) | (_, Some(libc::ENXIO | libc::ENODEV)) => {
+            LineError::Absent { device: device() }
+        }
+        (ErrorKind::PermissionDenied, _) => LineError::Denied { device: device() },
+        (ErrorKind::ResourceBusy, _) => LineError::Busy { device: device() },
+        (_, Some(libc::ENOTTY)) => LineError::NoLine { device: device() },
+        (_, _) => LineError::Open {
+            device: device(),
+            error,
+        },
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(&port.device)
+        .map_err(failed)?;
+    if port.exclusive {
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(LineError::Busy { device: device() });
             }
-            (ErrorKind::PermissionDenied, _) => LineError::Denied { device: device() },
-            (ErrorKind::ResourceBusy, _) => LineError::Busy { device: device() },
-            (_, Some(libc::ENOTTY)) => LineError::NoLine { device: device() },
-            (_, _) => LineError::Open {
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
+    let line = &port.line;
+    let as_asked =
+        sys::configure(file.as_fd(), line).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOTTY) => LineError::NoLine { device: device() },
+            Some(_) | None => LineError::Settings {
                 device: device(),
+                settings: format!("{line:?}"),
                 error,
             },
-        };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-            .open(&port.device)
-            .map_err(failed)?;
-        if port.exclusive {
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    return Err(LineError::Busy { device: device() });
-                }
-                Err(TryLockError::Error(error)) => return Err(failed(error)),
-            }
-        }
-        let line = &port.line;
-        let as_asked =
-            sys::configure(file.as_fd(), line).map_err(|error| match error.raw_os_error() {
-                Some(libc::ENOTTY) => LineError::NoLine { device: device() },
-                Some(_) | None => LineError::Settings {
-                    device: device(),
-                    settings: format!("{line:?}"),
-                    error,
-                },
-            })?;
-        if !as_asked {
-            tracing::warn!("the driver of `{}` did not take all of {line:?}", device());
-        }
-        // On a pseudo terminal it would outlive us for as long as the other end is open.
-        let major = major(file.metadata().map_err(failed)?.rdev());
-        let exclusive = port.exclusive && !PSEUDO_TERMINALS.contains(&major);
-        if exclusive {
-            sys::set_exclusive(file.as_fd(), true).map_err(failed)?;
-        }
-        if let Some(rs485) = &port.rs485 {
-            sys::set_rs485(file.as_fd(), rs485).map_err(|error| LineError::Rs485 {
-                device: device(),
-                error,
-            })?;
-        }
+        })?;
+    if !as_asked {
+        tracing::warn!("the driver of `{}` did not take all of {line:?}", device());
+    }
+    // On a pseudo terminal it would outlive us for as long as the other end is open.
+    let major = major(file.metadata().map_err(failed)?.rdev());
+    let exclusive = port.exclusive && !PSEUDO_TERMINALS.contains(&major);
+    if exclusive {
+        sys::set_exclusive(file.as_fd(), true).map_err(failed)?;
+    }
+    if let Some(rs485) = &port.rs485 {
+        sys::set_rs485(file.as_fd(), rs485).map_err(|error| LineError::Rs485 {
+            device: device(),
+            error,
+        })?;
+    }
+    Ok((file, exclusive))
+}
+
+impl Line {
+    pub(crate) fn open(port: &Port) -> Result<Self, LineError> {
+        let (file, exclusive) = open(port)?;
         let counted = sys::counts(file.as_fd()).ok();
         Ok(Self {
-            file: sys::watch(file).map_err(failed)?,
+            file: sys::watch(file).map_err(|error| LineError::Open {
+                device: shown(&port.device),
+                error,
+            })?,
             exclusive,
             counted,
         })

@@ -14,6 +14,6 @@ mod sys;
 
 pub use config::{Flow, LineSettings, Parity, Port, Query, Rs485, SerialConfig};
 pub use framing::{Checksum, Covers, ENVELOPE_BYTES, Envelope, Escape, Framing, Width};
-pub(crate) use line::{Line, LineError};
+pub(crate) use line::{Line, LineError, open as open_device};
 pub use source::{SerialSource, serial};
 pub(crate) use sys::watch;

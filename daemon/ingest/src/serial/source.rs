@@ -335,6 +335,7 @@ impl<T: From<Received> + Send> SerialSource<T> {
             message,
             permit,
             unframed,
+            state: Vec::new(),
         }));
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! What a module can call: one small file for every interface, each with its bounds.
 //!
-//! Nothing here has an effect outside the call except log lines: alarms, metrics and state are staged in [`Call`] and
+//! Nothing here has an effect outside the call except log lines and what a driver does on its buses: alarms, metrics and state are staged in [`Call`] and
 //! taken over only when the call has succeeded.
 
 mod alarm;
+mod buses;
 mod clock;
 mod global_state;
 mod log;
@@ -26,6 +27,7 @@ pub use self::secrets::Secret;
 pub(crate) use self::series_state::SeriesColumn;
 pub(crate) use self::wasi::{Wasi, WasiCall, directory_problem};
 use crate::bounds::SlotLimits;
+use crate::buses::PollBuses;
 use crate::engine::{CORE_INSTANCES, MEMORIES, TABLES};
 use crate::grants::{Directories, Interface, LeadsTo, Linked};
 use crate::state::GlobalView;
@@ -72,6 +74,8 @@ pub(crate) struct Call {
     pub(crate) metrics: BTreeMap<String, Metric>,
     pub(crate) memory: MemoryBound,
     pub(crate) wasi: WasiCall,
+    /// What a driver was handed; of no other call.
+    pub(crate) buses: Option<PollBuses>,
 }
 
 impl Call {
@@ -87,6 +91,7 @@ impl Call {
             metrics: BTreeMap::new(),
             memory: MemoryBound::new(&context.limits),
             wasi: WasiCall::default(),
+            buses: None,
             context: Arc::clone(context),
         }
     }
@@ -115,6 +120,11 @@ pub(crate) fn link(linker: &mut Linker<Call>, imports: &[Linked]) -> Result<(), 
             LeadsTo::Contract(Interface::SeriesState) => series_state::link,
             LeadsTo::Contract(Interface::GlobalState) => global_state::link,
             LeadsTo::Contract(Interface::Alarm) => alarm::link,
+            LeadsTo::Contract(Interface::Buses) => buses::link,
+            LeadsTo::Contract(Interface::I2c) => buses::link_i2c,
+            LeadsTo::Contract(Interface::Spi) => buses::link_spi,
+            LeadsTo::Contract(Interface::Gpio) => buses::link_gpio,
+            LeadsTo::Contract(Interface::Uart) => buses::link_uart,
             LeadsTo::Wasi(wasi) => wasi.link(),
         };
         add(&mut linker.instance(&import.name.0)?)?;

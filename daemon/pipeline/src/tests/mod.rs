@@ -278,7 +278,7 @@ fn a_module_stands_where_its_world_says() {
         error.unwrap_err().source.to_string()
     };
     assert!(as_filter(World::Decoder).contains("is a decoder, and stands in a source"));
-    assert!(as_filter(World::Driver).contains("drivers come with the field buses"));
+    assert!(as_filter(World::Driver).contains("is a driver, and is a source of its own"));
 }
 
 #[test]
