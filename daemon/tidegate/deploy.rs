@@ -136,7 +136,18 @@ impl Handle {
         let status = self.status();
         let install = &status.install;
         let refused = install.refused.as_ref().map(|refused| refused.epoch);
-        let state = if status.epoch.is_some() && status.epoch == refused {
+        // Also where it was refused in a document that this one goes on from.
+        let since = match install.newest == status.epoch {
+            true => install.newest_since,
+            false => status.epoch,
+        };
+        let gives = since
+            .zip(status.epoch)
+            .map(|(since, newest)| since..=newest);
+        let state = if gives
+            .zip(refused)
+            .is_some_and(|(gives, epoch)| gives.contains(&epoch))
+        {
             view::ModuleState::Refused
         } else {
             view::ModuleState::Candidate

@@ -377,6 +377,7 @@ impl Installer {
                 in_force: install.in_force.as_ref().map(|epoch| epoch.epoch),
                 before: install.before.as_ref().map(|epoch| epoch.epoch),
                 newest: here.map(|(epoch, _)| epoch.epoch),
+                newest_since: here.map(|(_, channel)| channel.placed_by()),
                 waiting,
                 refused: install.refused.as_ref().map(|refused| view::RefusedEpoch {
                     epoch: refused.epoch,

@@ -15,19 +15,19 @@ use crate::support::{
 };
 
 /// The publisher: a repository with its keys.
-struct Publisher {
-    site: Site,
+pub(crate) struct Publisher {
+    pub(crate) site: Site,
 }
 
 impl Publisher {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let publisher = Self { site: Site::new() };
         publisher.repo("init", &[]);
         publisher
     }
 
     #[track_caller]
-    fn repo(&self, command: &str, arguments: &[&str]) -> Value {
+    pub(crate) fn repo(&self, command: &str, arguments: &[&str]) -> Value {
         let output = tidegate()
             .args(["repo", command, "repo", "--json", "--keys", "keys"])
             .args(arguments)
@@ -39,7 +39,7 @@ impl Publisher {
     }
 
     /// A version of `varies`: other bytes, the same behaviour; `change` changes its manifest.
-    fn add(&self, version: &str, change: impl FnOnce(&mut Value)) {
+    pub(crate) fn add(&self, version: &str, change: impl FnOnce(&mut Value)) {
         let file = variant(&self.site.path("work"), version, change);
         self.repo(
             "add",
@@ -53,7 +53,7 @@ impl Publisher {
         );
     }
 
-    fn publish(&self, version: &str, settings: Value, more: &[&str]) {
+    pub(crate) fn publish(&self, version: &str, settings: Value, more: &[&str]) {
         let module = format!("varies={version}");
         let file = self.site.write("settings.json", &settings.to_string());
         let settings = format!("varies={}", file.display());
@@ -69,7 +69,7 @@ impl Publisher {
 }
 
 /// A test guest with a custom section of its own, so that each version has its own digest.
-fn variant(dir: &Path, version: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+pub(crate) fn variant(dir: &Path, version: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
     fs::create_dir_all(dir).unwrap();
     let from = hostile_components().join("varies");
     let mut component = fs::read(from.with_extension("wasm")).unwrap();
@@ -101,18 +101,18 @@ fn variant(dir: &Path, version: &str, change: impl FnOnce(&mut Value)) -> PathBu
     file
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!("{}{}", text(&output.stdout), text(&output.stderr))
 }
 
 /// A gateway whose pipeline `p` runs `varies`, a local file of version 0.1.0 at first.
-struct Gateway {
+pub(crate) struct Gateway {
     config: PathBuf,
     site: Site,
     broker: Broker,
     collector: Collector,
-    daemon: Daemon,
+    pub(crate) daemon: Daemon,
     sent: u64,
 }
 
@@ -126,7 +126,7 @@ impl Gateway {
     }
 
     /// Without waiting for it, and without a local file.
-    fn spawn(site: Site, publisher: &Publisher, repository: &str, more: &str) -> Self {
+    pub(crate) fn spawn(site: Site, publisher: &Publisher, repository: &str, more: &str) -> Self {
         let broker = Broker::start(&site, "broker");
         let collector = Collector::start(broker.port, "tidegate/#");
         let rest = format!(
@@ -150,7 +150,7 @@ impl Gateway {
         }
     }
 
-    fn send(&mut self, count: u64) {
+    pub(crate) fn send(&mut self, count: u64) {
         let numbers = self.sent..self.sent + count;
         self.broker.publish("plant/line1", numbers.map(numbered));
         self.sent += count;
@@ -169,12 +169,12 @@ impl Gateway {
 
     /// Looks at the repository now, or at a folder.
     #[track_caller]
-    fn look(&self, arguments: &[&str]) {
+    pub(crate) fn look(&self, arguments: &[&str]) {
         let output = self.module(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", said(&output));
     }
 
-    fn install(&self) -> Value {
+    pub(crate) fn install(&self) -> Value {
         self.daemon.json("/api/v1/status")["deploy"]["install"].clone()
     }
 
@@ -187,7 +187,7 @@ impl Gateway {
     }
 
     /// Sends readings until an epoch is settled.
-    fn settle(&mut self, epoch: u64) {
+    pub(crate) fn settle(&mut self, epoch: u64) {
         wait_for(&format!("epoch {epoch}"), || {
             self.send(20);
             let install = self.install();
@@ -196,7 +196,7 @@ impl Gateway {
     }
 
     /// Sends readings until an epoch is refused and the pipelines are back.
-    fn refuses(&mut self, epoch: u64, stage: &str) -> String {
+    pub(crate) fn refuses(&mut self, epoch: u64, stage: &str) -> String {
         wait_for(&format!("epoch {epoch} refused"), || {
             self.send(20);
             let install = self.install();
@@ -208,7 +208,7 @@ impl Gateway {
     }
 
     /// The version of `varies` in this state, as `/api/v1/modules` has it.
-    fn version(&self, state: &str) -> Option<String> {
+    pub(crate) fn version(&self, state: &str) -> Option<String> {
         let modules = self.daemon.json("/api/v1/modules");
         let modules = modules["items"].as_array().unwrap().iter();
         let mut found = modules.filter(|m| m["name"] == "varies" && m["state"] == state);
@@ -218,7 +218,7 @@ impl Gateway {
     }
 
     /// Everything sent went up exactly once.
-    fn check_whole(&self) {
+    pub(crate) fn check_whole(&self) {
         self.daemon.wait_delivered();
         assert_numbers(&self.collector.items("readings"), self.sent);
         let ledger = self.daemon.ledger();
@@ -226,7 +226,7 @@ impl Gateway {
     }
 
     /// The epochs' steps in the audit log, which holds.
-    fn audited(&self) -> Vec<String> {
+    pub(crate) fn audited(&self) -> Vec<String> {
         let config = self.config.to_str().unwrap();
         let verified = run(&["audit", "verify", "--config", config]);
         assert!(verified.status.success(), "{}", said(&verified));

@@ -9,6 +9,7 @@
 )]
 
 mod cuts;
+mod fleet;
 mod hostile;
 mod https;
 mod install;

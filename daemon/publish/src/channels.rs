@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tidegate_domain::channel::{
-    Canary, Channel, DOCUMENT_VERSION, Name, Part, Pinned, Release, Target, Version, Wave,
+    Canary, Channel, DOCUMENT_VERSION, Name, OnFailure, Part, Pinned, Release, Staged, Target,
+    Version, Wave,
 };
 use tidegate_domain::limits;
 
@@ -13,6 +14,7 @@ use crate::error::Error;
 use crate::keys::KeyStore;
 use crate::module::pretty;
 use crate::repository::{Next, Repository};
+use crate::staged::Spread;
 
 /// What a channel is to run.
 #[derive(Clone, Debug)]
@@ -25,8 +27,8 @@ pub struct Order {
     pub without: Vec<Name>,
     /// Settings of modules; those of the others stay as they were.
     pub settings: Vec<(Name, Map<String, Value>)>,
-    /// When which part of the gateways may take it; none: all at once.
-    pub waves: Vec<Wave>,
+    /// How it spreads.
+    pub spread: Spread,
     /// How its modules are tried; absent: as in the document before.
     pub canary: Option<Canary>,
     /// The document's number; absent: the next.
@@ -41,7 +43,7 @@ pub struct Promotion {
     /// Where it goes.
     pub to: Name,
     /// As in [`Order`].
-    pub waves: Vec<Wave>,
+    pub spread: Spread,
     /// As in [`Order`]; absent: as in `to` before, else as in `from`.
     pub canary: Option<Canary>,
 }
@@ -129,10 +131,10 @@ impl Repository {
             };
             pinned.settings = Some(settings);
         }
-        let canary = order
-            .canary
-            .or_else(|| before.and_then(|channel| channel.canary));
-        let document = self.document(order.channel, epoch, modules, order.waves, canary)?;
+        let of_old = before.as_ref().and_then(|channel| channel.canary.clone());
+        let spread = order.spread.written(epoch, before.as_ref());
+        let canary = order.canary.or(of_old);
+        let document = self.document(order.channel, epoch, modules, spread, canary)?;
         self.check_settings(&document, check)?;
         self.put_channel(document, keys)
     }
@@ -166,9 +168,10 @@ impl Repository {
                 above_minimum(&order.to, name, pinned)?;
             }
         }
+        let spread = order.spread.written(epoch, before.as_ref());
         let of_old = before.and_then(|channel| channel.canary);
         let canary = order.canary.or(of_old).or(from.canary);
-        let document = self.document(order.to, epoch, modules, order.waves, canary)?;
+        let document = self.document(order.to, epoch, modules, spread, canary)?;
         self.check_settings(&document, check)?;
         self.put_channel(document, keys)
     }
@@ -211,7 +214,7 @@ impl Repository {
         pinned.minimum = Some(minimum);
         above_minimum(&name, &module, pinned)?;
         // No waves: what must not run must not run anywhere.
-        let document = self.document(name, epoch, modules, Vec::new(), before.canary)?;
+        let document = self.document(name, epoch, modules, (Vec::new(), None), before.canary)?;
         self.put_channel(document, keys)
     }
 
@@ -224,7 +227,7 @@ impl Repository {
         Ok(bytes.map(|bytes| Channel::parse(&bytes)).transpose()?)
     }
 
-    fn release(&self, name: &Name, version: &Version) -> Result<Release, Error> {
+    pub(crate) fn release(&self, name: &Name, version: &Version) -> Result<Release, Error> {
         let (of, part) = (name.clone(), Part::Release);
         let target = Target::Module {
             name: of,
@@ -295,12 +298,11 @@ impl Repository {
         channel: Name,
         epoch: u64,
         modules: BTreeMap<Name, Pinned>,
-        waves: Vec<Wave>,
+        (waves, staged): (Vec<Wave>, Option<Staged>),
         canary: Option<Canary>,
     ) -> Result<Channel, Error> {
-        let published = u64::try_from(self.now.as_millisecond()).map_err(|_| {
-            Error::Value("the time lies before 1970; set the clock or SOURCE_DATE_EPOCH".to_owned())
-        })?;
+        let published = self.published()?;
+        self.check_replaced(staged.as_ref())?;
         let document = Channel {
             v: DOCUMENT_VERSION,
             channel,
@@ -309,10 +311,31 @@ impl Repository {
             modules,
             waves,
             canary,
-            staged: None,
+            staged,
         };
         document.check()?;
         Ok(document)
+    }
+
+    /// What would take the place of a revoked module is there, and there is something to go back to.
+    fn check_replaced(&self, staged: Option<&Staged>) -> Result<(), Error> {
+        let Some(staged) = staged else { return Ok(()) };
+        for (name, version) in &staged.replace {
+            self.release(name, version)?;
+        }
+        if staged.on_failure != OnFailure::Halt && staged.former.is_empty() {
+            return Err(Error::Value(
+                "the channel gave nothing before that it could go back to: publish with --on-failure halt".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The time, as documents have it.
+    pub(crate) fn published(&self) -> Result<u64, Error> {
+        u64::try_from(self.now.as_millisecond()).map_err(|_| {
+            Error::Value("the time lies before 1970; set the clock or SOURCE_DATE_EPOCH".to_owned())
+        })
     }
 
     fn check_settings(&self, document: &Channel, check: Check<'_>) -> Result<(), Error> {
@@ -331,7 +354,11 @@ impl Repository {
         Ok(())
     }
 
-    fn put_channel(&mut self, document: Channel, keys: &KeyStore) -> Result<Published, Error> {
+    pub(crate) fn put_channel(
+        &mut self,
+        document: Channel,
+        keys: &KeyStore,
+    ) -> Result<Published, Error> {
         let hands = self.hands(keys)?;
         let bytes = pretty(&document)?;
         // As a gateway will read it.
@@ -363,7 +390,11 @@ impl Repository {
     }
 }
 
-fn next_epoch(channel: &Name, before: Option<&Channel>, asked: Option<u64>) -> Result<u64, Error> {
+pub(crate) fn next_epoch(
+    channel: &Name,
+    before: Option<&Channel>,
+    asked: Option<u64>,
+) -> Result<u64, Error> {
     let now = before.map_or(0, |channel| channel.epoch);
     let epoch = asked.unwrap_or(now.saturating_add(1));
     if epoch <= now {
@@ -379,7 +410,7 @@ fn next_epoch(channel: &Name, before: Option<&Channel>, asked: Option<u64>) -> R
     Ok(epoch)
 }
 
-fn above_minimum(channel: &Name, name: &Name, pinned: &Pinned) -> Result<(), Error> {
+pub(crate) fn above_minimum(channel: &Name, name: &Name, pinned: &Pinned) -> Result<(), Error> {
     let Pinned {
         version, minimum, ..
     } = pinned;

@@ -119,6 +119,33 @@ pub enum Error {
         /// Which, and what to do.
         problem: String,
     },
+    /// A channel that is no longer where a step begins.
+    #[error("channel `{channel}` {problem}: somebody published meanwhile")]
+    Moved {
+        /// The channel.
+        channel: String,
+        /// Where it is.
+        problem: String,
+    },
+    /// A channel whose gateways somebody watches already.
+    #[error("channel `{channel}` is watched by another `tidegate fleet run` with {}; one is enough, and two would not agree", .dir.display())]
+    Watched {
+        /// The channel.
+        channel: String,
+        /// Its state directory.
+        dir: PathBuf,
+    },
+    /// A journal that says nothing sound.
+    #[error(
+        "{} is damaged at {problem}; to begin anew, move the file away: then only what gateways report from now on counts",
+        .path.display()
+    )]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what is wrong.
+        problem: String,
+    },
     /// A name that is none.
     #[error(transparent)]
     Word(#[from] BadWord),

@@ -16,6 +16,7 @@ mod canonical;
 mod channels;
 mod error;
 mod files;
+mod journal;
 mod keys;
 mod metadata;
 mod module;
@@ -24,14 +25,17 @@ mod repository;
 mod rotate;
 mod sbom;
 mod sign;
+mod staged;
 #[cfg(test)]
 mod tests;
 
 pub use channels::{Check, Order, Promotion, Published, Revocation};
 pub use error::Error;
+pub use journal::Journal;
 pub use keys::{KeyStore, Passphrase};
 pub use metadata::Role;
 pub use module::{Added, Offered};
 pub use repository::{Repository, Standing, Thresholds, Validity};
 pub use rotate::Rotated;
 pub use sign::{By, Signed};
+pub use staged::{Spread, Stages, Step};

@@ -99,6 +99,9 @@ pub(crate) enum Next {
     With(Vec<(Target, Vec<u8>)>),
 }
 
+/// How often a repository is tried that another command has, and how long apart.
+const LOCK_TRIES: u32 = 20;
+const LOCK_WAIT: Duration = Duration::from_millis(100);
 /// The most versions of the root that are followed.
 const ROOTS: u64 = 4096;
 
@@ -301,6 +304,14 @@ impl Repository {
         }
     }
 
+    /// Whether the keys of a publication are here.
+    ///
+    /// # Errors
+    /// Which are not.
+    pub fn can_publish(&self, keys: &KeyStore) -> Result<(), Error> {
+        self.hands(keys).map(drop)
+    }
+
     /// The signers of a publication.
     pub(crate) fn hands(&self, keys: &KeyStore) -> Result<Hands, Error> {
         Ok(Hands {
@@ -479,7 +490,8 @@ pub(crate) fn after(now: jiff::Timestamp, time: Duration) -> Result<jiff::Timest
     now.checked_add(time).map_err(too_late)
 }
 
-/// The kernel lets go of it with the process.
+/// The kernel lets go of it with the process. Most commands are done in a moment, and `tidegate fleet` looks now and then: that
+/// is waited for.
 fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join(".lock");
     let file = OpenOptions::new()
@@ -488,9 +500,12 @@ fn lock(dir: &Path) -> Result<File, Error> {
         .write(true)
         .open(&path)
         .map_err(Error::io("open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(Error::Locked(dir.to_owned())),
-        Err(error) => Err(Error::io("lock", path)(error.into())),
+    for _ in 0..LOCK_TRIES {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_WAIT),
+            Err(error) => return Err(Error::io("lock", path)(error.into())),
+        }
     }
+    Err(Error::Locked(dir.to_owned()))
 }

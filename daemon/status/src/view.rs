@@ -744,6 +744,8 @@ pub struct InstallStatus {
     pub before: Option<u64>,
     /// The newest that is here.
     pub newest: Option<u64>,
+    /// The epoch since which the channel gives the same as in the newest.
+    pub newest_since: Option<u64>,
     /// What the newest waits for.
     pub waiting: Option<InstallWait>,
     /// What is not tried again.

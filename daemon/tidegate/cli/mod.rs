@@ -7,6 +7,8 @@ mod compile;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
+#[cfg(feature = "publish")]
+mod fleet;
 mod history;
 mod identity;
 mod ledger;
@@ -94,6 +96,10 @@ enum Command {
     #[cfg(feature = "publish")]
     #[command(subcommand)]
     Repo(repo::Command),
+    /// Take a release from wave to wave by what gateways report, and halt a bad one
+    #[cfg(feature = "publish")]
+    #[command(subcommand)]
+    Fleet(fleet::Command),
     /// Compile a component for this machine (run by the daemon in a child process)
     #[command(hide = true)]
     Compile(compile::Arguments),
@@ -161,6 +167,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Module(command) => module::run(&command),
         #[cfg(feature = "publish")]
         Command::Repo(command) => repo::run(&command),
+        #[cfg(feature = "publish")]
+        Command::Fleet(command) => fleet::run(&command),
         Command::Compile(arguments) => compile::run(&arguments),
     };
     ExitCode::from(result.unwrap_or_else(|failure| {

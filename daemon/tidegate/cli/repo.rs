@@ -4,7 +4,7 @@ mod add;
 mod channel;
 mod sign;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -56,6 +56,16 @@ pub(super) enum Command {
 /// What every command but `show` is told.
 #[derive(Debug, Args)]
 struct Common {
+    #[command(flatten)]
+    keeping: Keeping,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What it takes to change a repository.
+#[derive(Debug, Args)]
+pub(super) struct Keeping {
     /// The repository, the directory that holds metadata/ and targets/
     dir: PathBuf,
     /// A directory of key files (repeatable); new keys go into the first
@@ -66,9 +76,6 @@ struct Common {
     /// How long snapshot and timestamp hold: refresh before that
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = valid_for)]
     valid_for: Duration,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Where the passphrase of keys is. That of an encrypted key is asked for where nothing is named and there is a terminal.
@@ -247,8 +254,12 @@ struct Report<'a, T> {
     standing: Standing,
 }
 
-impl Common {
-    fn keys(&self) -> Result<KeyStore, Failure> {
+impl Keeping {
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn keys(&self) -> Result<KeyStore, Failure> {
         self.passphrase
             .store(|given| Ok(KeyStore::new(self.keys.clone(), given)?))
     }
@@ -261,17 +272,27 @@ impl Common {
     }
 
     /// The repository, to change what is in it.
-    fn open(&self) -> Result<Repository, Failure> {
+    pub(super) fn open(&self) -> Result<Repository, Failure> {
         let repository = self.open_expired()?;
         repository.unexpired()?;
         Ok(repository)
     }
 
     /// The repository, also where its metadata ran out.
-    fn open_expired(&self) -> Result<Repository, Failure> {
+    pub(super) fn open_expired(&self) -> Result<Repository, Failure> {
         Ok(Repository::open(&self.dir, now()?, self.validity())?)
     }
+}
 
+impl std::ops::Deref for Common {
+    type Target = Keeping;
+
+    fn deref(&self) -> &Keeping {
+        &self.keeping
+    }
+}
+
+impl Common {
     fn report(
         &self,
         repository: &Repository,
@@ -303,7 +324,7 @@ fn print(standing: &Standing) -> Result<(), Failure> {
 
 /// The time of everything that is written: `SOURCE_DATE_EPOCH` where it is set
 /// (<https://reproducible-builds.org/specs/source-date-epoch/>), in whole seconds.
-fn now() -> Result<jiff::Timestamp, Failure> {
+pub(super) fn now() -> Result<jiff::Timestamp, Failure> {
     let seconds = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(text) => text
             .parse()

@@ -36,6 +36,8 @@ pub(crate) use model::{
     Pipeline, Policy, Repository, Route, Secret, Send, SerialSource, SettingsOf, Source,
     SourceKind, SysfsSource, TimeUnit, Uplink,
 };
+#[cfg(feature = "publish")]
+pub(crate) use mqtt::{broker_address, secret};
 pub(crate) use report::Problems;
 pub(crate) use source::CORRELATION_DATA;
 pub(crate) use units::duration as parse_duration;

@@ -296,10 +296,22 @@ pub(super) fn filter_matches(filter: &str, topic: &str) -> bool {
 
 /// Where a broker is.
 #[derive(Debug, PartialEq, Eq)]
-struct Address {
-    tls: bool,
-    host: String,
-    port: u16,
+pub(crate) struct Address {
+    pub(crate) tls: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// The broker's address in a url of the command line; otherwise what is wrong and what to do.
+#[cfg(feature = "publish")]
+pub(crate) fn broker_address(url: &str) -> Result<Address, String> {
+    parse_url(url).map_err(|(message, help)| format!("{message}; {help}"))
+}
+
+/// A secret that a file holds alone.
+#[cfg(feature = "publish")]
+pub(crate) fn secret(path: &Path) -> std::io::Result<Vec<u8>> {
+    Ok(read_secret(path)?.0)
 }
 
 /// The address in `mqtt://host[:port]` or `mqtts://host[:port]`; otherwise what is wrong and what to do.

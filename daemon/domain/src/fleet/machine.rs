@@ -256,6 +256,13 @@ impl Fleet {
         (*of == since).then_some(why.as_str())
     }
 
+    /// What was to be halted last: the epoch that began it, and why.
+    #[must_use]
+    pub fn last_halt(&self) -> Option<(u64, &str)> {
+        let (since, why) = self.halted.as_ref()?;
+        Some((*since, why))
+    }
+
     /// All gateways, by name.
     pub fn gateways(&self) -> impl Iterator<Item = (&str, &Gateway)> {
         self.gateways

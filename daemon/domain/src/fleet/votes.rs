@@ -53,6 +53,7 @@ pub struct Tally {
     /// Gateways that follow the channel.
     pub gateways: u32,
     /// Of these in the open wave.
+    #[serde(rename = "in_wave")]
     pub wave: u32,
     /// Of these still trying.
     pub trying: u32,

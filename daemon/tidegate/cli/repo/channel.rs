@@ -6,9 +6,11 @@ use std::str::FromStr;
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Map, Value};
-use tidegate_domain::channel::{Canary, Name, Release, Version, Wave};
+use tidegate_domain::channel::{
+    Canary, Name, OnFailure, Release, StagedWave, Version, Wave, WaveGate,
+};
 use tidegate_pipeline::Manifest;
-use tidegate_publish::{Order, Promotion, Published, Revocation};
+use tidegate_publish::{Order, Promotion, Published, Revocation, Spread, Stages};
 
 use super::super::Failure;
 use super::Common;
@@ -77,6 +79,23 @@ struct Rollout {
     /// at once
     #[arg(long = "wave", value_name = "PERCENT%@TIME", value_parser = wave)]
     waves: Vec<Wave>,
+    /// The same by what gateways report (repeatable), as in --staged 0.1%@2h --staged 10%@6h --staged 100%@1d: part of the gateways,
+    /// and how long they try at least before `tidegate fleet run` opens the next wave
+    #[arg(long = "staged", value_name = "PERCENT%@SOAK", value_parser = staged, conflicts_with = "waves")]
+    staged: Vec<StagedWave>,
+    /// How many of a wave's gateways may refuse it; more halt it
+    #[arg(long, value_name = "PERCENT%", default_value = "2%", value_parser = part, requires = "staged")]
+    failures: f64,
+    /// How many of a wave's gateways must have taken it before there is a next one
+    #[arg(long, value_name = "PERCENT%", default_value = "50%", value_parser = part, requires = "staged")]
+    taken: f64,
+    /// What follows where it is halted: halt (those that took it keep it), roll-back (all go back to what the channel gave
+    /// before), revoke (likewise, and what --replace names takes the place of what was bad, which runs nowhere any more)
+    #[arg(long, value_name = "WHAT", default_value = "halt", value_parser = on_failure, requires = "staged")]
+    on_failure: OnFailure,
+    /// With --on-failure revoke: a version above the published one that is in the repository already and is good (repeatable)
+    #[arg(long, value_name = "NAME=VERSION", value_parser = pair::<Version>, requires = "staged")]
+    replace: Vec<(Name, Version)>,
     /// How modules are tried, a file of JSON: {"gate":{"mode":"canary","share":0.05,"min_samples":1000,
     /// "time_limit_seconds":3600,"differences":0.01,"latency_factor":4,"memory_factor":2}}, each optional; default: as before, else as
     /// the site says
@@ -96,7 +115,7 @@ pub(super) fn publish(arguments: &Publish) -> Result<u8, Failure> {
         modules: arguments.modules.clone(),
         without: arguments.without.clone(),
         settings,
-        waves: arguments.rollout.waves.clone(),
+        spread: arguments.rollout.spread(),
         canary: arguments.rollout.canary()?,
         epoch: arguments.epoch,
     };
@@ -110,7 +129,7 @@ pub(super) fn promote(arguments: &Promote) -> Result<u8, Failure> {
     let order = Promotion {
         from: arguments.from.clone(),
         to: arguments.to.clone(),
-        waves: arguments.rollout.waves.clone(),
+        spread: arguments.rollout.spread(),
         canary: arguments.rollout.canary()?,
     };
     let published = repository.promote(order, &check, &common.keys()?)?;
@@ -142,6 +161,21 @@ fn words(published: &Published) -> String {
 }
 
 impl Rollout {
+    fn spread(&self) -> Spread {
+        if self.staged.is_empty() {
+            return Spread::Timed(self.waves.clone());
+        }
+        Spread::Staged(Stages {
+            waves: self.staged.clone(),
+            gate: WaveGate {
+                failures: self.failures,
+                taken: self.taken,
+            },
+            on_failure: self.on_failure,
+            replace: self.replace.iter().cloned().collect(),
+        })
+    }
+
     fn canary(&self) -> Result<Option<Canary>, Failure> {
         let Some(path) = &self.canary else {
             return Ok(None);
@@ -186,4 +220,29 @@ fn wave(text: &str) -> Result<Wave, String> {
         "a wave is 0.01 to 100 percent and a time in s, m, h or d of at most 90 days, as in 5%@36h"
             .to_owned()
     })
+}
+
+fn staged(text: &str) -> Result<StagedWave, String> {
+    let Wave { percent, after } = wave(text)?;
+    Ok(StagedWave {
+        percent,
+        soak: after,
+    })
+}
+
+/// A part of 1, written in percent.
+fn part(text: &str) -> Result<f64, String> {
+    let percent: Option<f64> = text.strip_suffix('%').and_then(|text| text.parse().ok());
+    match percent {
+        Some(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
+        Some(_) | None => Err("a part is 0% to 100%, as in 2%".to_owned()),
+    }
+}
+
+fn on_failure(text: &str) -> Result<OnFailure, String> {
+    let all = [OnFailure::Halt, OnFailure::RollBack, OnFailure::Revoke];
+    let mut found = all.into_iter().filter(|one| one.as_str() == text);
+    found
+        .next()
+        .ok_or_else(|| "what follows is halt, roll-back or revoke".to_owned())
 }

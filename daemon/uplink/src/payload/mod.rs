@@ -3,12 +3,14 @@
 
 mod cbor;
 mod encoding;
+mod reading;
 
 use serde_json::Value;
 use tidegate_domain::delivery::SealedMessage;
 
 pub(crate) use self::encoding::EncodeError;
 pub use self::encoding::{Compress, Encoding, Format, OpenError, open};
+pub use self::reading::json;
 use crate::status::Status;
 
 /// The beginning of every message of a stream, encoded once.
