@@ -1,6 +1,6 @@
 # The front door. `make demo` and `make test` are all that a newcomer needs; both install what they use.
 .DEFAULT_GOAL := help
-.PHONY: help demo test aot faults fleet fuzz soak lint bench bench-filters bench-languages modules modules-languages portability release clean tools rust
+.PHONY: help demo test aot faults fleet fuzz soak lint bench bench-filters bench-languages bench-ports modules modules-languages portability release clean tools rust
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -56,6 +56,9 @@ portability: modules ## the factory modules under another host, jco on V8, with 
 
 bench-filters: modules ## what filters cost: stage, instance, load, memory, state, swaps, neighbours; beside the targets
 	cargo bench --locked --bench filters
+
+bench-ports: release tools ## CPU and memory of 16 idle serial ports
+	tests/ports.sh
 
 bench-languages: modules modules-languages ## the same filter in every language: size, compilation, instance, reading
 	cargo bench --locked --bench languages

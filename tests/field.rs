@@ -10,7 +10,9 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use support::{
@@ -420,4 +422,103 @@ fn a_driver_reaches_what_it_is_handed_and_nothing_else() {
     let written = fs::read_to_string(site.path("buses/gpiochip0.written")).unwrap_or_default();
     assert_eq!(written, "");
     assert!(components().join("bme280-driver.wasm").exists());
+}
+
+/// What a command printed as JSON.
+fn printed(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// A fragment that was printed to be pasted is a configuration.
+fn assert_config(site: &Site, printed: &Value) {
+    let config = site.write("pasted.toml", printed["config"].as_str().unwrap());
+    let output = run(&["check", "--config", config.to_str().unwrap()]);
+    assert!(output.status.success(), "{printed}: {output:?}");
+}
+
+#[test]
+fn probe_lists_serial_devices_by_what_they_are() {
+    let site = Site::new();
+    let root = fs::canonicalize(site.path(".")).unwrap();
+    write(
+        &root,
+        &[
+            ("sys/devices/1-1/idVendor", "0403\n"),
+            ("sys/devices/1-1/idProduct", "6001\n"),
+            ("sys/devices/1-1/product", "FT232R USB UART\n"),
+            ("sys/devices/1-1/1-1:1.0/ttyUSB0/x", ""),
+            ("sys/class/tty/ttyUSB0/uevent", ""),
+            ("dev/ttyUSB0", ""),
+            ("dev/serial/by-id/x", ""),
+        ],
+    );
+    let link = root.join("dev/serial/by-id/usb-FTDI_FT232R-if00-port0");
+    symlink("../../ttyUSB0", &link).unwrap();
+    let place = root.join("sys/devices/1-1/1-1:1.0/ttyUSB0");
+    symlink(place, root.join("sys/class/tty/ttyUSB0/device")).unwrap();
+    let at = root.to_str().unwrap();
+    let output = run(&["probe", "--root", at, "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let devices = printed(&output);
+    assert_eq!(devices[0]["usb"], "0403:6001", "{devices}");
+    assert_eq!(devices[0]["by_id"], link.to_str().unwrap());
+    let output = run(&["probe", "--root", at]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("FT232R USB UART") && text.contains("device = "),
+        "{text}"
+    );
+    let output = run(&["probe", "--root", "/nonexistent"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+/// A pseudo terminal at whose other end a shell says something again and again.
+fn instrument(site: &Site, says: &str) -> (PathBuf, std::process::Child) {
+    let device = site.path("device");
+    let script = format!("while printf '{says}'; do sleep 0.1; done\n");
+    let script = site.write("says.sh", &script);
+    let child = Command::new("socat")
+        .arg(format!("pty,rawer,link={}", device.display()))
+        .arg(format!("EXEC:sh {}", script.display()))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("socat is installed by `make tools`");
+    wait_for("the pseudo terminal", || device.exists().then_some(()));
+    (device, child)
+}
+
+#[test]
+fn probe_listens_and_prints_what_can_be_pasted() {
+    for (says, frame, decode) in [
+        (
+            "$GPGLL,4916.45,N,12311.12,W,225444,A*31\\r\\n",
+            "lines",
+            "{ module = \"nmea\" }",
+        ),
+        (
+            "21.5;1013.2;1\\r\\n",
+            "lines",
+            "{ as = \"csv\", separator = \";\" }",
+        ),
+        ("\\002+0012.5\\003", "stx-etx", "\"text\""),
+    ] {
+        let site = Site::new();
+        let (device, mut child) = instrument(&site, says);
+        let device = device.to_str().unwrap();
+        let output = run(&["probe", "listen", device, "--for", "1s", "--json"]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(output.status.success(), "{says}: {output:?}");
+        let heard = printed(&output);
+        assert_eq!(heard["frame"], frame, "{heard}");
+        assert_eq!(heard["decode"], decode, "{heard}");
+        // A pseudo terminal has no speed: the first one makes sense already.
+        assert_eq!(heard["tried"].as_array().unwrap().len(), 1, "{heard}");
+        assert_config(&site, &heard);
+    }
+    let output = run(&["probe", "listen", "/nonexistent/tty"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("is not there"), "{text}");
 }

@@ -525,3 +525,44 @@ fn an_engineer_reads_writes_and_imports() {
         "{code} {said}"
     );
 }
+
+#[test]
+fn probe_finds_the_slaves_that_answer_and_asks_before_it_does() {
+    let site = Site::new();
+    let slave = Slave::tcp("socket", &devices(3..=4));
+    let target = format!("tcp://127.0.0.1:{}", slave.port);
+    let scan = |more: &[&str]| {
+        let arguments = [
+            "probe",
+            "modbus",
+            &target,
+            "--units",
+            "1-6",
+            "--timeout",
+            "300ms",
+        ];
+        run(&[&arguments, more].concat())
+    };
+    // Nobody sits at a terminal here who could say yes.
+    let output = scan(&[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("--yes"),
+        "{output:?}"
+    );
+    let output = scan(&["--yes", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let units = found["found"].as_array().unwrap().iter();
+    let values: Vec<u64> = units
+        .clone()
+        .filter(|unit| unit["answer"] == "value")
+        .map(|unit| unit["unit"].as_u64().unwrap())
+        .collect();
+    assert_eq!(values, [3, 4], "{found}");
+    let config = site.write("pasted.toml", found["config"].as_str().unwrap());
+    let output = run(&["check", "--config", config.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let output = run(&["probe", "modbus", &target, "--units", "0-6"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}

@@ -9,6 +9,7 @@ mod bus;
 mod modbus;
 mod mqtt;
 mod polled;
+pub mod probe;
 mod serial;
 mod source;
 mod sysfs;

@@ -14,6 +14,7 @@ mod identity;
 mod ledger;
 mod modbus;
 mod module;
+mod probe;
 mod quarantine;
 mod rehearse;
 #[cfg(feature = "publish")]
@@ -89,6 +90,8 @@ enum Command {
     /// Read and write single values of Modbus slaves; import a register map
     #[command(subcommand)]
     Modbus(modbus::Command),
+    /// See which serial devices there are, listen on one, find Modbus slaves
+    Probe(probe::Arguments),
     /// Look into filter modules; begin a new one
     #[command(subcommand)]
     Module(module::Command),
@@ -164,6 +167,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::History(arguments) => history::run(&arguments),
         Command::Quarantine(command) => quarantine::run(&command),
         Command::Modbus(command) => modbus::run(&command),
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Module(command) => module::run(&command),
         #[cfg(feature = "publish")]
         Command::Repo(command) => repo::run(&command),
