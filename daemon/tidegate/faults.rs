@@ -65,7 +65,7 @@ pub(crate) fn delete_early(uplink: usize, messages: &[SealedMessage]) {
             seq: message.seq,
             verdict: Verdict::Delivered,
         };
-        if let Some(Err(error)) = inbox.map(|inbox| inbox.try_send(settled.into())) {
+        if let Some(Err(error)) = inbox.map(|inbox| inbox.try_send(vec![settled].into())) {
             tracing::warn!(%error, "a fault was not made");
         }
     }

@@ -22,13 +22,15 @@ const LAST_COMMIT: Duration = Duration::from_secs(5);
 pub(crate) enum ToWriter {
     /// A change.
     Input(Input),
+    /// What an uplink's broker answered to some messages.
+    Settled(Vec<Settled>),
     /// The workers have ended: commit everything and end.
     Close,
 }
 
-impl From<Settled> for ToWriter {
-    fn from(settled: Settled) -> Self {
-        Self::Input(settled.into())
+impl From<Vec<Settled>> for ToWriter {
+    fn from(settled: Vec<Settled>) -> Self {
+        Self::Settled(settled)
     }
 }
 
@@ -75,15 +77,28 @@ impl<C: FnMut(Committed), F: FnMut(StoreStats)> WriterThread<C, F> {
         let mut next = self.wait();
         loop {
             match next {
-                Some(ToWriter::Input(input)) => {
-                    #[cfg(feature = "test-faults")]
-                    crate::faults::acknowledge_early(&input);
-                    self.writer.apply(input, Instant::now());
-                }
                 Some(ToWriter::Close) => return false,
+                Some(change) => self.apply(change),
                 None => return true,
             }
             next = self.ready();
+        }
+    }
+
+    fn apply(&mut self, change: ToWriter) {
+        let now = Instant::now();
+        match change {
+            ToWriter::Input(input) => {
+                #[cfg(feature = "test-faults")]
+                crate::faults::acknowledge_early(&input);
+                self.writer.apply(input, now);
+            }
+            ToWriter::Settled(all) => {
+                for settled in all {
+                    self.writer.apply(settled.into(), now);
+                }
+            }
+            ToWriter::Close => {}
         }
     }
 
@@ -143,8 +158,8 @@ impl<C: FnMut(Committed), F: FnMut(StoreStats)> WriterThread<C, F> {
     fn close(mut self) -> Result<(), CommitError> {
         let begin = Instant::now();
         loop {
-            while let Some(ToWriter::Input(input)) = self.ready() {
-                self.writer.apply(input, Instant::now());
+            while let Some(change) = self.ready() {
+                self.apply(change);
             }
             if !self.writer.is_full() || begin.elapsed() > LAST_COMMIT {
                 break;

@@ -1,11 +1,16 @@
 //! Which sealed messages one look at the outbox takes, and in which order.
 
-use rusqlite::{Connection, OptionalExtension};
-use tidegate_domain::delivery::{Lane, Request, SealedMessage};
+use std::collections::VecDeque;
+
+use rusqlite::Connection;
+use tidegate_domain::delivery::{Lane, Numbers, Request, SealedMessage};
 use tidegate_domain::item::{ItemKind, Priority};
 
-use crate::num::{count, sql};
+use crate::num::{count, sql, sql_len};
 use crate::outbox;
+
+/// Messages whose heads are read together.
+const HEADS: usize = 64;
 
 /// A message without its bytes.
 struct Head {
@@ -24,8 +29,7 @@ pub(crate) fn take(
     uplink: i64,
     request: &mut Request,
 ) -> Result<Vec<SealedMessage>, rusqlite::Error> {
-    let mut exclude = request.exclude.clone();
-    exclude.sort_unstable();
+    let exclude = &request.exclude;
     let mut messages: Vec<SealedMessage> = Vec::new();
     let mut bytes = 0;
     for priority in [
@@ -42,11 +46,12 @@ pub(crate) fn take(
         };
         let lane = |after, until| Cursor {
             conn,
-            exclude: &exclude,
+            exclude,
             uplink,
             priority,
             after,
             until,
+            heads: VecDeque::new(),
         };
         let (mut live, mut backlog) = (lane(mark, i64::MAX), lane(0, mark));
         let mut heads = (live.next()?, backlog.next()?);
@@ -71,7 +76,7 @@ pub(crate) fn take(
                 kind: head.kind,
                 priority,
                 items: head.items,
-                body: outbox::body(conn, head.first, head.last)?,
+                body: outbox::body(conn, head.first, head.last, head.bytes)?,
             });
             match lane {
                 Lane::Live => heads.0 = live.next()?,
@@ -85,12 +90,14 @@ pub(crate) fn take(
 /// Goes through a lane by number.
 struct Cursor<'a> {
     conn: &'a Connection,
-    /// In order.
-    exclude: &'a [u64],
+    exclude: &'a Numbers,
     uplink: i64,
     priority: Priority,
+    /// The last one that was read.
     after: i64,
     until: i64,
+    /// Read ahead.
+    heads: VecDeque<Head>,
 }
 
 impl Cursor<'_> {
@@ -98,41 +105,41 @@ impl Cursor<'_> {
     /// is passed in one step.
     fn next(&mut self) -> Result<Option<Head>, rusqlite::Error> {
         loop {
-            let head = self.first_after()?;
-            let Some(head) = head else {
+            let Some(head) = self.heads.pop_front() else {
+                if self.read()? {
+                    continue;
+                }
                 return Ok(None);
             };
-            self.after = sql(head.seq);
-            let Ok(at) = self.exclude.binary_search(&head.seq) else {
+            let Some(last) = self.exclude.last_in_row(head.seq) else {
                 return Ok(Some(head));
             };
-            let row = self.exclude[at..].iter().zip(head.seq..);
-            let last = row.take_while(|(excluded, seq)| *excluded == seq).last();
-            self.after = last.map_or(self.after, |(seq, _)| sql(*seq));
+            self.heads.retain(|head| head.seq > last);
+            self.after = self.after.max(sql(last));
         }
     }
 
-    fn first_after(&self) -> Result<Option<Head>, rusqlite::Error> {
-        self.conn
-            .prepare_cached(
-                "SELECT seq, kind, items, bytes, first_item, last_item FROM message
-                 WHERE uplink = ?1 AND priority = ?2 AND seq > ?3 AND seq <= ?4 ORDER BY seq LIMIT 1",
-            )?
-            .query_row(
-                (self.uplink, self.priority as u8, self.after, self.until),
-                |row| {
-                    let kind: usize = row.get::<_, u8>(1)?.into();
-                    Ok(Head {
-                        seq: count(row.get(0)?),
-                        // The table holds what `ItemKind` counted out.
-                        kind: ItemKind::ALL.get(kind).copied().unwrap_or(ItemKind::Event),
-                        items: row.get(2)?,
-                        bytes: usize::try_from(row.get::<_, i64>(3)?).unwrap_or(usize::MAX),
-                        first: row.get(4)?,
-                        last: row.get(5)?,
-                    })
-                },
-            )
-            .optional()
+    /// Reads on; false where there is nothing more.
+    fn read(&mut self) -> Result<bool, rusqlite::Error> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT seq, kind, items, bytes, first_item, last_item FROM message
+             WHERE uplink = ?1 AND priority = ?2 AND seq > ?3 AND seq <= ?4 ORDER BY seq LIMIT ?5",
+        )?;
+        let lane = (self.uplink, self.priority as u8, self.after, self.until);
+        let mut rows = statement.query((lane.0, lane.1, lane.2, lane.3, sql_len(HEADS)))?;
+        while let Some(row) = rows.next()? {
+            self.after = row.get(0)?;
+            let kind: usize = row.get::<_, u8>(1)?.into();
+            self.heads.push_back(Head {
+                seq: count(self.after),
+                // The table holds what `ItemKind` counted out.
+                kind: ItemKind::ALL.get(kind).copied().unwrap_or(ItemKind::Event),
+                items: row.get(2)?,
+                bytes: usize::try_from(row.get::<_, i64>(3)?).unwrap_or(usize::MAX),
+                first: row.get(4)?,
+                last: row.get(5)?,
+            });
+        }
+        Ok(!self.heads.is_empty())
     }
 }

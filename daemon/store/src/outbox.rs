@@ -5,6 +5,7 @@
 //! 40, so that a lane is one range of the table. A message is sealed by writing its number beside a range of its lane:
 //! the bytes are not written again.
 
+mod body;
 mod settle;
 
 use std::borrow::Cow;
@@ -23,6 +24,8 @@ use crate::config::UplinkConfig;
 use crate::gaps::{Gaps, Loss};
 use crate::num::{count, sql, sql_len};
 use crate::setup::Setup;
+
+pub(crate) use self::body::body;
 
 /// Bits of the counter in an item's id.
 pub(crate) const COUNTER_BITS: u32 = 40;
@@ -737,21 +740,6 @@ struct Found {
     items: u64,
     first: i64,
     last: i64,
-}
-
-/// The bodies of a range of items, joined by commas.
-pub(crate) fn body(conn: &Connection, first: i64, last: i64) -> Result<Vec<u8>, rusqlite::Error> {
-    let mut statement =
-        conn.prepare_cached("SELECT body FROM item WHERE id BETWEEN ?1 AND ?2 ORDER BY id")?;
-    let mut rows = statement.query([first, last])?;
-    let mut body = Vec::new();
-    while let Some(row) = rows.next()? {
-        if !body.is_empty() {
-            body.push(b',');
-        }
-        body.extend_from_slice(row.get_ref(0)?.as_blob()?);
-    }
-    Ok(body)
 }
 
 /// When the first row of a range was queued.

@@ -116,7 +116,7 @@ impl Reader {
         max_bytes: usize,
     ) -> Result<Vec<SealedMessage>, ReadError> {
         let mut request = Request {
-            exclude: exclude.to_vec(),
+            exclude: exclude.iter().copied().collect(),
             room: Window {
                 messages: max_messages,
                 bytes: max_bytes,

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Window;
+use super::{Numbers, Window};
 
 /// For how long a sealed message counts as live. On a line that is slower than the data this is how old the newest
 /// data that arrives is; what falls behind is backlog.
@@ -119,7 +119,7 @@ impl Horizon {
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Messages that must not be given: on their way, or settled and perhaps not yet deleted.
-    pub exclude: Vec<u64>,
+    pub exclude: Numbers,
     /// How much at most; one message may exceed the bytes.
     pub room: Window,
     /// Alarms alone: others have no room yet.

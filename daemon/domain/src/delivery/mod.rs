@@ -7,6 +7,7 @@ mod brokers;
 mod bucket;
 mod flight;
 mod lanes;
+mod numbers;
 mod pace;
 mod suspects;
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub use brokers::{ATTEMPTS_BEFORE_FAILOVER, Brokers};
 pub use bucket::Bucket;
 pub use flight::Delivery;
 pub use lanes::{Horizon, LIVE_FOR, Lane, Request, Share};
+pub use numbers::Numbers;
 pub use suspects::ENDINGS_BEFORE_SET_ASIDE;
 
 use crate::item::{ItemKind, Priority};
@@ -31,9 +33,13 @@ pub struct SealedMessage {
     pub priority: Priority,
     /// The number of items.
     pub items: u32,
-    /// The items as JSON objects, joined by commas.
+    /// The items as JSON objects, joined by commas. Made with [`ENVELOPE_ROOM`] to spare, so that what goes around it is put
+    /// there without a copy of it all.
     pub body: Vec<u8>,
 }
+
+/// Bytes that the envelope of a message takes, with ordinary names: see [`SealedMessage::body`].
+pub const ENVELOPE_ROOM: usize = 192;
 
 /// What the other end said to a sealed message.
 #[derive(Clone, Debug, PartialEq, Eq)]

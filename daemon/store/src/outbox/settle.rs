@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension};
 use tidegate_domain::delivery::{Settled, Verdict};
 
-use super::{Found, Outbox, Pen, body};
+use super::body::body;
+use super::{Found, Outbox, Pen};
 use crate::books::{Scope, own};
 use crate::num::{count, sql, sql_len};
 
@@ -86,7 +87,7 @@ impl Outbox {
         let Some(message) = find(pen.conn, uplink.id, seq)? else {
             return Ok(());
         };
-        let body = body(pen.conn, message.first, message.last)?;
+        let body = body(pen.conn, message.first, message.last, 0)?;
         pen.conn
             .prepare_cached(
                 "INSERT INTO rejected (uplink, seq, kind, items, time, reason, body)

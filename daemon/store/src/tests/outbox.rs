@@ -66,7 +66,7 @@ fn live_data_and_backlog_share_the_bytes_of_a_look() {
     }
     let look = |share: u16, mark: u64, exclude: &[u64], messages: usize| {
         let mut request = Request {
-            exclude: exclude.to_vec(),
+            exclude: exclude.iter().copied().collect(),
             room: Window {
                 messages,
                 bytes: usize::MAX,
@@ -108,7 +108,7 @@ fn live_data_and_backlog_share_the_bytes_of_a_look() {
     }
     let order = |mark, alarms_only| {
         let mut request = Request {
-            exclude: Vec::new(),
+            exclude: tidegate_domain::delivery::Numbers::default(),
             room: Window {
                 messages: 3,
                 bytes: usize::MAX,

@@ -130,7 +130,8 @@ impl Line {
         look: impl FnOnce(&[u64], Window) -> Vec<SealedMessage>,
     ) {
         if let Some(room) = self.delivery.room(urgent) {
-            for message in look(&self.delivery.exclude(), room) {
+            let exclude: Vec<u64> = self.delivery.exclude().iter().collect();
+            for message in look(&exclude, room) {
                 self.delivery.offer(message);
             }
         }

@@ -1,11 +1,12 @@
 //! Packets of MQTT 3.1.1 and 5, written and read by the client library's codec.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use rumqttc::mqttbytes::{self, QoS, v4};
 use rumqttc::v5::mqttbytes as bytes5;
 use rumqttc::v5::mqttbytes::v5;
 use tidegate_domain::delivery::EndedBy;
 
+use super::output::Output;
 use super::{Ended, LinkEvent, Login, Session, Will, incoming_packet};
 use crate::commands;
 use crate::config::{MqttUplinkConfig, Version};
@@ -99,36 +100,44 @@ impl Codec {
         Ok(packet)
     }
 
-    /// PUBLISH at QoS 1; MQTT 5 carries the content type.
+    /// PUBLISH at QoS 1 (3.3 of both versions); MQTT 5 carries the content type. Written here, since the library's codec copies the
+    /// payload twice.
     pub(super) fn publish(
         self,
-        output: &mut BytesMut,
+        output: &mut Output,
         id: u16,
         (topic, content_type): (&str, &str),
         payload: Vec<u8>,
         retain: bool,
     ) -> Result<(), Unwritable> {
-        output.reserve(super::overhead(topic.len(), content_type) + payload.len());
-        let written = match self.version {
-            Version::V311 => {
-                let mut publish = v4::Publish::new(topic, QoS::AtLeastOnce, payload);
-                publish.pkid = id;
-                publish.retain = retain;
-                publish.write(output).is_ok()
-            }
-            Version::V5 => {
-                let said = v5::PublishProperties {
-                    content_type: Some(content_type.to_owned()),
-                    ..v5::PublishProperties::default()
-                };
-                let qos = bytes5::QoS::AtLeastOnce;
-                let mut publish = v5::Publish::new(topic, qos, payload, Some(said));
-                publish.pkid = id;
-                publish.retain = retain;
-                publish.write(output).is_ok()
-            }
+        let length = |text: &str| u16::try_from(text.len()).map_err(|_| Unwritable);
+        let (topic_length, type_length) = (length(topic)?, length(content_type)?);
+        let said = match self.version {
+            Version::V311 => 0,
+            // The identifier of the content type, and a string (3.3.2.3.9).
+            Version::V5 => 3 + content_type.len(),
         };
-        written.then_some(()).ok_or(Unwritable)
+        let counted = variable(said)?;
+        let counted = match self.version {
+            Version::V311 => &[][..],
+            Version::V5 => &counted,
+        };
+        let rest = 2 + topic.len() + 2 + counted.len() + said + payload.len();
+        let rest = variable(rest)?;
+        let end = output.end();
+        end.put_u8(0x32 | u8::from(retain));
+        end.put_slice(&rest);
+        end.put_u16(topic_length);
+        end.put_slice(topic.as_bytes());
+        end.put_u16(id);
+        if let Version::V5 = self.version {
+            end.put_slice(counted);
+            end.put_u8(0x03);
+            end.put_u16(type_length);
+            end.put_slice(content_type.as_bytes());
+        }
+        output.payload(payload);
+        Ok(())
     }
 
     /// SUBSCRIBE at QoS 1.
@@ -201,6 +210,22 @@ impl Codec {
             oversize,
             ..Ended::peer(format!("the broker sent what is no MQTT: {reason}"))
         })
+    }
+}
+
+/// A variable byte integer (1.5.5 of version 5, 2.2.3 of 3.1.1).
+fn variable(mut number: usize) -> Result<Vec<u8>, Unwritable> {
+    if number >= 1 << 28 {
+        return Err(Unwritable);
+    }
+    let mut bytes = Vec::with_capacity(4);
+    loop {
+        let [low, ..] = (number & 0x7f).to_le_bytes();
+        number >>= 7;
+        bytes.push(if number > 0 { low | 0x80 } else { low });
+        if number == 0 {
+            return Ok(bytes);
+        }
     }
 }
 

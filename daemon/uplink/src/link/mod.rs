@@ -7,6 +7,7 @@
 //! carries many messages, and one turn of the uplink's loop as many acknowledgements.
 
 mod codec;
+mod output;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -17,7 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tidegate_domain::delivery::EndedBy;
 use tidegate_tls::{Prepared, Tls};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,6 +26,7 @@ use tokio::select;
 use tokio::time::{Instant, sleep_until};
 
 use self::codec::{Codec, Incoming};
+use self::output::Output;
 use self::wire::{Target, Wire, Writer};
 use crate::config::{Broker, MqttUplinkConfig, Transport};
 
@@ -167,7 +169,7 @@ pub(crate) struct Link {
     tls: Option<Arc<Tls>>,
     input: BytesMut,
     /// Packets on their way out. Bounded by the window, acknowledgements of commands that were sent, and a few others.
-    output: BytesMut,
+    output: Output,
     /// Bytes were written that TLS may still hold.
     unflushed: bool,
     events: VecDeque<LinkEvent>,
@@ -229,7 +231,7 @@ impl Link {
             state: State::Reaching(Box::pin(wire::reach(target))),
             tls,
             input: BytesMut::new(),
-            output: BytesMut::new(),
+            output: Output::default(),
             unflushed: false,
             events: VecDeque::new(),
             // Beside the window: the subscription, the status, the farewell.
@@ -243,7 +245,7 @@ impl Link {
             leaving: false,
         };
         match codec.connect(config, login, will, session) {
-            Ok(packet) => link.output = packet,
+            Ok(packet) => link.output.end().extend_from_slice(&packet),
             Err(_) => link.end(Ended::line(
                 "the client id, the user name or the password is longer than MQTT allows"
                     .to_owned(),
@@ -273,7 +275,7 @@ impl Link {
     /// Subscribes to a topic at QoS 1; [`LinkEvent::Subscribed`] follows.
     pub(crate) fn subscribe(&mut self, topic: &str) -> Result<(), NotTaken> {
         let id = self.ids.take()?;
-        let written = self.codec.subscribe(&mut self.output, id, topic);
+        let written = self.codec.subscribe(self.output.end(), id, topic);
         written.map_err(|_| NotTaken::Unwritable)?;
         self.put();
         Ok(())
@@ -281,7 +283,7 @@ impl Link {
 
     /// Acknowledges a command of this connection.
     pub(crate) fn acknowledge(&mut self, pkid: u16) -> Result<(), NotTaken> {
-        let written = self.codec.acknowledge(&mut self.output, pkid);
+        let written = self.codec.acknowledge(self.output.end(), pkid);
         written.map_err(|_| NotTaken::Unwritable)?;
         self.put();
         Ok(())
@@ -290,7 +292,7 @@ impl Link {
     /// Says farewell, so that the last will is not published; [`LinkEvent::Left`] follows.
     pub(crate) fn leave(&mut self) {
         // Normal disconnection, the same in both versions (3.14).
-        self.output.extend_from_slice(&[0xE0, 0]);
+        self.output.end().extend_from_slice(&[0xE0, 0]);
         self.leaving = true;
         self.put();
     }
@@ -324,7 +326,7 @@ impl Link {
         if input.capacity() - input.len() < READ {
             input.reserve(4 * READ);
         }
-        let waits = !output.is_empty() || self.unflushed;
+        let waits = output.has_remaining() || self.unflushed;
         let step = select! {
             read = wire.reader.read_buf(input) => read.map(Step::Read),
             sent = send(&mut wire.writer, output), if waits => sent,
@@ -466,7 +468,7 @@ impl Link {
             ))),
             None if self.sent + keep_alive <= now => {
                 // PINGREQ, the same in both versions (3.12).
-                self.output.extend_from_slice(&[0xC0, 0]);
+                self.output.end().extend_from_slice(&[0xC0, 0]);
                 self.pinged = Some(now);
                 self.put();
                 Ok(())
@@ -502,8 +504,8 @@ impl Link {
 }
 
 /// Writes what waits, or sees to it that what was written leaves. It may be given up at any time.
-async fn send(writer: &mut Writer, output: &mut BytesMut) -> std::io::Result<Step> {
-    if output.is_empty() {
+async fn send(writer: &mut Writer, output: &mut Output) -> std::io::Result<Step> {
+    if !output.has_remaining() {
         writer.flush().await?;
         return Ok(Step::Flushed);
     }

@@ -14,7 +14,7 @@ fn link(version: Version, keep_alive: Duration) -> (Link, DuplexStream) {
         state: State::Over,
         tls: None,
         input: BytesMut::new(),
-        output: BytesMut::new(),
+        output: Output::default(),
         unflushed: false,
         events: VecDeque::new(),
         ids: PacketIds::new(4),
@@ -192,4 +192,67 @@ async fn a_silent_line_is_pinged_and_given_up_and_a_farewell_leaves() {
     assert_eq!(link.next().await, LinkEvent::Left);
     assert_eq!(broker.read(&mut heard).await.unwrap(), 2);
     assert_eq!(heard[..2], [0xE0, 0]);
+}
+
+/// What we write is what the client library reads, whatever the payload's length.
+#[test]
+fn a_message_is_read_as_it_was_written() {
+    use rumqttc::mqttbytes::v4;
+    use rumqttc::v5::mqttbytes::v5;
+    for (length, retain) in [
+        (0, false),
+        (90, true),
+        (8_191, false),
+        (8_192, true),
+        (3_000_000, false),
+    ] {
+        let payload: Vec<u8> = (0..=u8::MAX).cycle().take(length).collect();
+        for version in [Version::V311, Version::V5] {
+            let mut output = Output::default();
+            let what = ("tidegate/gw-1/summary", "application/json");
+            let codec = Codec::new(version, Session::None);
+            let written = codec.publish(&mut output, 777, what, payload.clone(), retain);
+            written.unwrap();
+            let overhead = output.remaining() - length;
+            assert!(overhead <= overhead_of(what), "{overhead}");
+            let mut packet = BytesMut::from(&*output.copy_to_bytes(output.remaining()));
+            let (topic, qos, id, kept, said, body) = match version {
+                Version::V311 => {
+                    let v4::Packet::Publish(it) =
+                        v4::Packet::read(&mut packet, usize::MAX).unwrap()
+                    else {
+                        panic!("{length} bytes are no message");
+                    };
+                    (it.topic, it.qos as u8, it.pkid, it.retain, None, it.payload)
+                }
+                Version::V5 => {
+                    let v5::Packet::Publish(it) = v5::Packet::read(&mut packet, None).unwrap()
+                    else {
+                        panic!("{length} bytes are no message");
+                    };
+                    let topic = String::from_utf8(it.topic.to_vec()).unwrap();
+                    let said = it.properties.unwrap().content_type;
+                    (topic, it.qos as u8, it.pkid, it.retain, said, it.payload)
+                }
+            };
+            assert!(packet.is_empty());
+            assert_eq!((&*topic, qos, id, kept), (what.0, 1, 777, retain));
+            assert_eq!(said.is_some(), version == Version::V5);
+            assert_eq!(said.unwrap_or(what.1.to_owned()), what.1);
+            assert!(body == payload, "{version:?}, {length} bytes");
+        }
+    }
+    let what = (&*"t".repeat(70_000), "application/json");
+    let codec = Codec::new(Version::V5, Session::None);
+    let mut output = Output::default();
+    assert!(
+        codec
+            .publish(&mut output, 1, what, Vec::new(), false)
+            .is_err()
+    );
+    assert_eq!(output.remaining(), 0, "nothing of it");
+}
+
+fn overhead_of((topic, content_type): (&str, &str)) -> usize {
+    overhead(topic.len(), content_type)
 }

@@ -42,25 +42,24 @@ impl Envelope {
         }
     }
 
-    /// The payload of a message. Over one connection, and from one to the next but for `replayed`, it is the same bytes
+    /// The payload of a message, made out of its body. Over one connection, and from one to the next but for `replayed`, it is the same bytes
     /// with every attempt.
-    pub(crate) fn payload(&self, message: &SealedMessage) -> Result<Vec<u8>, EncodeError> {
+    pub(crate) fn payload(&self, message: &mut SealedMessage) -> Result<Vec<u8>, EncodeError> {
         self.encoding.encode(self.document(message), self.most)
     }
 
-    /// Its items are copied as they are.
-    fn document(&self, message: &SealedMessage) -> Vec<u8> {
+    /// Its items stay as they are, and where there is room for it as a rule also where they are.
+    fn document(&self, message: &mut SealedMessage) -> Vec<u8> {
         let replayed = message.seq <= self.sealed_before;
-        let seq = message.seq;
-        let kind = message.kind.as_str();
-        let middle = format!(r#"{seq},"kind":"{kind}","replayed":{replayed},"items":["#);
-        let parts = [
-            self.head.as_bytes(),
-            middle.as_bytes(),
-            &message.body,
-            b"]}",
-        ];
-        parts.concat()
+        let (head, seq, kind) = (&self.head, message.seq, message.kind.as_str());
+        let begin = format!(r#"{head}{seq},"kind":"{kind}","replayed":{replayed},"items":["#);
+        let mut document = std::mem::take(&mut message.body);
+        let (items, before) = (document.len(), begin.len());
+        document.resize(before + items, 0);
+        document.copy_within(..items, before);
+        document[..before].copy_from_slice(begin.as_bytes());
+        document.extend_from_slice(b"]}");
+        document
     }
 }
 
@@ -142,7 +141,7 @@ mod tests {
 
     fn payload(name: &str, stream: &str, sealed_before: u64, encoding: Encoding) -> Vec<u8> {
         let envelope = Envelope::new(name, stream, sealed_before, encoding, 1 << 20);
-        envelope.payload(&example()).unwrap()
+        envelope.payload(&mut example()).unwrap()
     }
 
     const CLEAR: Encoding = Encoding {

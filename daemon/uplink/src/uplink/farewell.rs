@@ -9,7 +9,7 @@ use crate::link::{self, NotTaken};
 use crate::payload;
 use crate::status::Status;
 
-impl<T: From<Settled> + Send> MqttUplink<T> {
+impl<T: From<Vec<Settled>> + Send> MqttUplink<T> {
     /// Whether the TLS files were renewed since the connection was made.
     pub(super) fn outdated(&self, session: &Session) -> bool {
         match (&self.broker().transport, session.made_of) {

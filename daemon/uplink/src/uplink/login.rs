@@ -13,7 +13,7 @@ use crate::link::Login;
 /// The largest password file in bytes; a larger one is the wrong file.
 const PASSWORD_FILE: u64 = 64 * 1024;
 
-impl<T: From<Settled> + Send> MqttUplink<T> {
+impl<T: From<Vec<Settled>> + Send> MqttUplink<T> {
     /// User name and password for the next connection, or why there are none.
     pub(super) async fn login(&self) -> Result<Result<Option<Login>, String>, UplinkError> {
         let Some(Credentials {

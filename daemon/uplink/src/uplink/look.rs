@@ -28,7 +28,7 @@ struct Opening {
     last_sealed: u64,
 }
 
-impl<T: From<Settled> + Send> MqttUplink<T> {
+impl<T: From<Vec<Settled>> + Send> MqttUplink<T> {
     /// Begins a look at the outbox, where there is a reason and room.
     pub(super) fn fetch(&mut self, session: &mut Session) -> Option<JoinHandle<Look>> {
         if !session.more || self.unsaid.len() > SAY_TOGETHER {
@@ -149,7 +149,7 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
                     if self.unsaid.is_empty() {
                         self.say_at = Instant::now() + SAY_WITHIN;
                     }
-                    self.unsaid.push_back(Settled {
+                    self.unsaid.push(Settled {
                         uplink: self.config.index,
                         seq,
                         verdict,
@@ -177,7 +177,7 @@ fn encoded(
     envelope: &Envelope,
     mut message: SealedMessage,
 ) -> Result<SealedMessage, (u64, String)> {
-    match envelope.payload(&message) {
+    match envelope.payload(&mut message) {
         Ok(payload) => {
             message.body = payload;
             Ok(message)

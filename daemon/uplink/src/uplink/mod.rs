@@ -5,7 +5,6 @@ mod handle;
 mod login;
 mod look;
 
-use std::collections::VecDeque;
 use std::future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,7 +61,7 @@ const JSON: &str = "application/json";
 ///
 /// # Errors
 /// When the configuration cannot work.
-pub fn mqtt<T: From<Settled>>(
+pub fn mqtt<T: From<Vec<Settled>>>(
     config: MqttUplinkConfig,
     outbox: Arc<dyn Outbox>,
     settled: mpsc::Sender<T>,
@@ -83,7 +82,7 @@ pub fn mqtt<T: From<Settled>>(
         topics,
         outbox,
         settled,
-        unsaid: VecDeque::new(),
+        unsaid: Vec::new(),
         say_at: handle.origin,
         delivery: Delivery::new(config.in_flight, config.keep_alive)
             .limited(config.rate_limit, overhead),
@@ -134,7 +133,7 @@ pub struct MqttUplink<T> {
     settled: mpsc::Sender<T>,
     /// Settled, and not told to the store yet. While there are many nothing is fetched, so that it holds one window more at
     /// most.
-    unsaid: VecDeque<Settled>,
+    unsaid: Vec<Settled>,
     /// When they are told at the latest.
     say_at: Instant,
     delivery: Delivery,
@@ -238,7 +237,7 @@ enum Farewell {
     Left,
 }
 
-impl<T: From<Settled> + Send> MqttUplink<T> {
+impl<T: From<Vec<Settled>> + Send> MqttUplink<T> {
     /// Takes commands, at QoS 1 on the topic's kind `command`, and hands them to `commands`. Each is to be answered with
     /// [`UplinkHandle::acknowledge`] once it is committed; until then the broker keeps it, also while we are away.
     #[must_use]
@@ -649,9 +648,10 @@ impl<T: From<Settled> + Send> MqttUplink<T> {
         }
     }
 
-    /// Says what the inbox has room for at once.
+    /// Says it all in one place of the inbox, where that has one at once: many places would fill it while the store commits,
+    /// and then nothing more would leave.
     fn say(&mut self) {
-        while !self.unsaid.is_empty()
+        if !self.unsaid.is_empty()
             && let Ok(permit) = self.settled.try_reserve()
         {
             say(permit, &mut self.unsaid);
@@ -774,9 +774,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn say<T: From<Settled>>(permit: Permit<'_, T>, unsaid: &mut VecDeque<Settled>) {
-    if let Some(settled) = unsaid.pop_front() {
-        permit.send(settled.into());
+fn say<T: From<Vec<Settled>>>(permit: Permit<'_, T>, unsaid: &mut Vec<Settled>) {
+    if !unsaid.is_empty() {
+        permit.send(std::mem::take(unsaid).into());
     }
 }
 
