@@ -205,6 +205,11 @@ fn the_first_waves_gateway_halts_a_bad_release_for_all_and_a_good_one_goes_from_
         json!([{"modules": "varies 1.2.0", "gateways": 3}])
     );
     for (index, gateway) in gateways.iter().enumerate() {
+        gateway.look(&["update"]);
+        wait_for("the last wave's document", || {
+            let install = gateway.install();
+            (install["newest"] == 5 && install["state"] == "settled").then_some(())
+        });
         // Once: the second wave's document begins nothing anew where the first's was taken.
         let audited = gateway.audited();
         let begun = audited.iter().filter(|it| *it == "epoch.begun").count();
