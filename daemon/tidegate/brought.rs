@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::Value;
 use tidegate_deploy::{Device, DeviceConfig};
 use tidegate_domain::channel::{Canary, Channel};
@@ -13,6 +13,7 @@ use tidegate_domain::series::SeriesFilter;
 use tidegate_pipeline::{Digest, Manifest, Module, Origin};
 
 use crate::config::{self, Config, SettingsOf};
+use crate::install::Damaged;
 use crate::kept::Kept;
 
 /// One state of it; another one takes its place whole.
@@ -186,10 +187,15 @@ impl Brought {
         let (Some(site), Some(digest)) = (&self.site, &module.vectors) else {
             return Ok(None);
         };
-        let bytes = site.device.read(digest)?;
-        bytes.map(Some).context(
-            "its golden vectors are damaged on the disk; the next look at the repository fetches them again",
-        )
+        match site.device.read(digest)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => {
+                let (name, version) = (&module.name, &module.version);
+                bail!(Damaged(format!(
+                    "the golden vectors of module {name} {version} are damaged"
+                )))
+            }
+        }
     }
 
     /// What the channel in force says of a module that the site takes from it.
@@ -197,6 +203,17 @@ impl Brought {
         let site = self.site.as_ref()?;
         let module = self.install.in_force.as_ref()?.module(name)?;
         site.takes.matches(name).then_some(module)
+    }
+
+    /// Whether what a name means depends on the epoch in force: it gives the module, or while it is tried, takes away what the
+    /// epoch before gave.
+    pub(crate) fn concerns(&self, name: &str) -> bool {
+        let before = self.install.before.as_ref();
+        let before = before.filter(|_| self.install.phase == Phase::Trying);
+        let taken = |site: &Site| site.takes.matches(name);
+        self.named(name).is_some()
+            || before.is_some_and(|before| before.module(name).is_some())
+                && self.site.as_ref().is_some_and(taken)
     }
 
     /// The settings of a filter: the site's and the channel's, one over the other as `deploy.settings` says.

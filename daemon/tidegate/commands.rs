@@ -1,9 +1,10 @@
 //! Commands from the cloud, between the uplink that took them in and the writer that carries them out: read, judged by
 //! the configuration, and handed over at a bounded pace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidegate_domain::alarm::Selection;
@@ -19,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::audit::{self, Audit};
 use crate::clock;
+use crate::deploy;
 use crate::observe::Observer;
 use crate::rollouts::Rollouts;
 use crate::writer::ToWriter;
@@ -29,6 +31,12 @@ pub(crate) const QUEUE: usize = 8;
 pub(crate) const AT_ONCE: usize = 8;
 /// Bytes of a report. What makes it larger is left out, the largest parts first, and named.
 const REPORT_BYTES: usize = OUTBOX_ITEM_BYTES - 4096;
+/// How long a command waits for the look at the repository that it ordered. The look itself goes on.
+const LOOK: Duration = Duration::from_mins(1);
+/// Time between two looks that commands order. A look costs two requests; whoever sends commands in a loop is no reason for more.
+const LOOK_PACE: Duration = Duration::from_secs(30);
+/// Ids of commands that ordered a look, so that the same one orders none again. The store remembers the answers, of many more.
+const LOOKS_KNOWN: usize = 64;
 /// Errors that a report tells.
 const REPORT_ERRORS: usize = 10;
 
@@ -44,7 +52,77 @@ pub(crate) struct Desk {
     pub(crate) room: Arc<Semaphore>,
     pub(crate) observer: Arc<Observer>,
     pub(crate) rollouts: Arc<Rollouts>,
+    /// Where modules come over the air.
+    pub(crate) deploy: Option<deploy::Handle>,
     pub(crate) audit: Audit,
+}
+
+/// Looks at the repository that commands order: one at a time, so that other commands need not wait for it.
+#[derive(Default)]
+struct Looks {
+    under_way: Option<Pin<Box<dyn Future<Output = CommandInput> + Send>>>,
+    last: Option<Instant>,
+    known: VecDeque<String>,
+}
+
+impl Looks {
+    /// The command whose look is through; for ever where none is under way. Can be cancelled.
+    async fn through(&mut self) -> CommandInput {
+        let Some(look) = &mut self.under_way else {
+            return std::future::pending().await;
+        };
+        let input = look.await;
+        self.under_way = None;
+        input
+    }
+
+    /// # Errors
+    /// Why there is to be none now.
+    fn order(&mut self, id: &str, now: Instant) -> Result<(), String> {
+        if self.known.iter().any(|known| known == id) {
+            return Err("this command has ordered its look already".to_owned());
+        }
+        if self.under_way.is_some() {
+            return Err("a look at the repository is under way; its end is an event".to_owned());
+        }
+        let since = self.last.map(|last| now.saturating_duration_since(last));
+        if let Some(left) = since.and_then(|since| LOOK_PACE.checked_sub(since)) {
+            return Err(format!(
+                "the repository was looked at a moment ago by a command; the next look can be ordered in {} s",
+                left.as_secs() + 1
+            ));
+        }
+        self.last = Some(now);
+        if self.known.len() >= LOOKS_KNOWN {
+            self.known.pop_front();
+        }
+        self.known.push_back(id.to_owned());
+        Ok(())
+    }
+}
+
+/// Looks, and makes the answer of what came of it.
+async fn look(deploy: deploy::Handle, mut input: CommandInput) -> CommandInput {
+    input.todo = match tokio::time::timeout(LOOK, deploy.look(None)).await {
+        Ok(Ok(data)) => Todo::Answer {
+            text: match data["news"] == true {
+                true => format!("epoch {} is new, and all of it is here", data["epoch"]),
+                false => format!("epoch {} is the newest, and was here before", data["epoch"]),
+            },
+            data,
+        },
+        Ok(Err(Refused::Request(why) | Refused::Missing(why) | Refused::Unavailable(why))) => {
+            Todo::Refuse(why)
+        }
+        Err(_) => Todo::Answer {
+            text: format!(
+                "the look takes longer than {} s and goes on; `deploy` of a report says what came of it",
+                LOOK.as_secs()
+            ),
+            data: json!({ "under_way": true }),
+        },
+    };
+    input
 }
 
 impl Desk {
@@ -52,7 +130,19 @@ impl Desk {
     pub(crate) async fn run(mut self) {
         let origin = Instant::now();
         let mut pace = Pace::new(origin.elapsed());
-        while let Some(incoming) = self.commands.recv().await {
+        let mut looks = Looks::default();
+        loop {
+            let incoming = tokio::select! {
+                incoming = self.commands.recv() => incoming,
+                input = looks.through() => {
+                    if self.hand_over(input).await {
+                        continue;
+                    }
+                    return;
+                }
+            };
+            // A look that is under way was not acknowledged, and is ordered again.
+            let Some(incoming) = incoming else { return };
             while let Err(wait) = pace.take(origin.elapsed()) {
                 tokio::time::sleep(wait).await;
             }
@@ -65,18 +155,41 @@ impl Desk {
                 roll_back: |module: &str| self.roll_back(module),
             };
             let mut input = judge(&incoming, &self.uplink, &self.allowed, clock::now(), doing);
+            let mut ordered = None;
+            if let (Some(Name::Update), Todo::Answer { .. }, Some(id)) =
+                (input.name, &input.todo, &input.id)
+            {
+                match self.order(&mut looks, id) {
+                    Ok(deploy) => ordered = Some(deploy),
+                    Err(why) => input.todo = Todo::Refuse(why),
+                }
+            }
             self.record(&mut input).await;
             self.log(&input, incoming.payload.len());
-            if self
-                .inbox
-                .send(ToWriter::Input(input.into()))
-                .await
-                .is_err()
-            {
-                // It was not acknowledged, and comes again.
+            if let (Some(deploy), Todo::Answer { .. }) = (ordered, &input.todo) {
+                looks.under_way = Some(Box::pin(look(deploy, input)));
+                continue;
+            }
+            if !self.hand_over(input).await {
                 return;
             }
         }
+    }
+
+    /// # Errors
+    /// Why there is to be no look at the repository.
+    fn order(&self, looks: &mut Looks, id: &str) -> Result<deploy::Handle, String> {
+        let deploy = self.deploy.clone().ok_or(
+            "this gateway takes no modules over the air: its configuration has no [deploy]",
+        )?;
+        looks.order(id, Instant::now())?;
+        Ok(deploy)
+    }
+
+    /// False where the writer has ended: it was not acknowledged then, and comes again.
+    async fn hand_over(&self, input: CommandInput) -> bool {
+        let input = ToWriter::Input(input.into());
+        self.inbox.send(input).await.is_ok()
     }
 
     /// Has it on record before the store carries it out; what cannot be recorded is refused.
@@ -88,7 +201,7 @@ impl Desk {
                 self.audit.tell(entry);
                 return;
             }
-            Todo::Answer(_)
+            Todo::Answer { .. }
             | Todo::Detail { .. }
             | Todo::Backfill { .. }
             | Todo::Acknowledge { .. } => self.audit.require(entry).await,
@@ -127,7 +240,7 @@ impl Desk {
             Todo::Refuse(why) => {
                 tracing::warn!(uplink, id, command, bytes, "command refused: {why}");
             }
-            Todo::Answer(_)
+            Todo::Answer { .. }
             | Todo::Detail { .. }
             | Todo::Backfill { .. }
             | Todo::Acknowledge { .. } => tracing::info!(uplink, id, command, "command"),
@@ -191,7 +304,10 @@ fn decide(
     doing: Doing<impl FnOnce() -> Value, impl FnOnce(&str) -> Result<Value, String>>,
 ) -> Result<Todo, String> {
     Ok(match what {
-        What::Report => Todo::Answer((doing.report)()),
+        What::Report => Todo::Answer {
+            text: "the gateway as it is now".to_owned(),
+            data: (doing.report)(),
+        },
         What::Detail {
             series,
             pipeline,
@@ -243,7 +359,15 @@ fn decide(
                 None => format!("uplink {uplink}, command {id}"),
             },
         },
-        What::Rollback { module } => Todo::Answer((doing.roll_back)(&module)?),
+        What::Rollback { module } => Todo::Answer {
+            text: format!("what ran before module {module} runs again"),
+            data: (doing.roll_back)(&module)?,
+        },
+        // What comes of the look takes the place of this.
+        What::Update => Todo::Answer {
+            text: "the repository is looked at".to_owned(),
+            data: Value::Null,
+        },
     })
 }
 
@@ -371,7 +495,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_not_set_judges_nothing() {
         let expired = incoming(r#"{"id":"a","command":"report","expires":1}"#);
-        assert!(matches!(judged(&expired, false).todo, Todo::Answer(_)));
+        assert!(matches!(judged(&expired, false).todo, Todo::Answer { .. }));
         let until = format!(
             r#"{{"id":"a","command":"detail","series":"x","until":{}}}"#,
             NOW + 5
@@ -384,6 +508,30 @@ mod tests {
             panic!("it needs no clock");
         };
         assert_eq!(lasts, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn looks_are_ordered_once_an_id_one_at_a_time_and_at_a_bounded_pace() {
+        let mut looks = Looks::default();
+        let began = Instant::now();
+        looks.order("a", began).unwrap();
+        let again = looks.order("a", began + 2 * LOOK_PACE).unwrap_err();
+        assert!(again.contains("already"), "{again}");
+        let soon = began + LOOK_PACE.saturating_sub(Duration::from_secs(3));
+        let soon = looks.order("b", soon).unwrap_err();
+        assert!(soon.contains("in 4 s"), "{soon}");
+        let later = began + LOOK_PACE + Duration::from_millis(1);
+        looks.order("b", later).unwrap();
+        looks.under_way = Some(Box::pin(std::future::pending()));
+        let busy = looks.order("c", later + 2 * LOOK_PACE).unwrap_err();
+        assert!(busy.contains("under way"), "{busy}");
+        looks.under_way = None;
+        let mut time = later;
+        for number in 0..2 * LOOKS_KNOWN {
+            time += 2 * LOOK_PACE;
+            looks.order(&number.to_string(), time).unwrap();
+        }
+        assert_eq!(looks.known.len(), LOOKS_KNOWN);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tidegate_domain::channel::{Target, Version};
 use tidegate_domain::install::{Epoch, Polls};
 use tidegate_pipeline::{LoadLimits, Manifest, inspect};
 use tidegate_status::{Refused, view};
+use tidegate_store::{Event, Input};
 use tidegate_tls::Tls;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -66,6 +67,9 @@ pub(crate) struct Desk {
     status: Arc<Mutex<view::DeployStatus>>,
     stop: watch::Receiver<bool>,
     audit: Audit,
+    inbox: mpsc::Sender<ToWriter>,
+    /// The end of metadata that was told, and whether it had come.
+    told_expiry: Mutex<Option<(i64, bool)>>,
 }
 
 /// Makes both, where `[deploy]` is configured. `anew` is told when the gateway has to be wired anew.
@@ -103,12 +107,13 @@ pub(crate) fn open(
         device: Arc::clone(&device),
         rollouts: Arc::clone(rollouts),
         audit: audit.clone(),
-        inbox,
+        inbox: inbox.clone(),
         status: Arc::clone(&status),
         anew: Arc::clone(anew),
         stop: stop.clone(),
         seen: None,
-        problem: None,
+        tried: Some(Instant::now()),
+        stuck: None,
     };
     let desk = Desk {
         installer,
@@ -120,6 +125,8 @@ pub(crate) fn open(
         status: Arc::clone(&status),
         stop,
         audit: audit.clone(),
+        inbox,
+        told_expiry: Mutex::default(),
     };
     desk.show_newest();
     Ok(Some((Handle { orders, status }, desk)))
@@ -135,7 +142,9 @@ impl Handle {
     pub(crate) fn modules(&self) -> Vec<view::ModuleStatus> {
         let status = self.status();
         let install = &status.install;
-        let refused = install.refused.as_ref().map(|refused| refused.epoch);
+        let refused = install.refused.as_ref();
+        let refused = refused.filter(|refused| refused.channel == status.channel);
+        let refused = refused.map(|refused| refused.epoch);
         // Also where it was refused in a document that this one goes on from.
         let since = match install.newest == status.epoch {
             true => install.newest_since,
@@ -212,6 +221,9 @@ impl Desk {
                 Woken::Look => None,
                 Woken::Order(order) => Some(order),
             };
+            if order.is_some() {
+                self.installer.hurry();
+            }
             let from = order.as_ref().and_then(|order| order.from.clone());
             // A look that is cut off here goes on from its last file.
             let Some(result) = runtime.block_on(self.look_unless_stopped(from)) else {
@@ -271,6 +283,7 @@ impl Desk {
             }
         };
         self.show(&polled, now);
+        self.tell_expiry(now);
         let polled = polled?;
         Ok(json!({
             "channel": self.deploy.channel.as_str(),
@@ -338,6 +351,48 @@ impl Desk {
         }
     }
 
+    /// Says a week ahead that nothing new will be installed any more, and says it when that has come: into the log, and up the
+    /// line. Also while the repository cannot be reached, which is when it matters.
+    fn tell_expiry(&self, now: Now) {
+        let Some(expires) = lock(&self.status).expires.clone() else {
+            return;
+        };
+        let left = expires.time / 1000 - now.time.as_second();
+        let telling = (left < SOON).then_some((expires.time, left < 0));
+        let mut told = self
+            .told_expiry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if telling.is_none() || *told == telling {
+            return;
+        }
+        *told = telling;
+        drop(told);
+        let (role, at) = (&expires.role, tidegate_deploy::time(expires.time / 1000));
+        let (code, text) = if left < 0 {
+            let text = format!(
+                "metadata/{role}.json expired on {at:.0}: nothing new is installed until the publisher renews it; what runs goes on"
+            );
+            ("deploy-expired", text)
+        } else {
+            let text = format!(
+                "metadata/{role}.json expires on {at:.0}: then nothing new is installed until the publisher renews it"
+            );
+            ("deploy-expiring", text)
+        };
+        tracing::warn!("{text}");
+        let channel = self.deploy.channel.as_str();
+        let event = Event {
+            time: clock::wall(),
+            code: code.to_owned(),
+            text,
+            data: Some(json!({ "channel": channel, "role": role, "expires": expires.time })),
+        };
+        if let Err(error) = self.inbox.try_send(ToWriter::Input(Input::Event(event))) {
+            tracing::warn!("an event about the repository does not go up: {error}");
+        }
+    }
+
     fn show_newest(&self) {
         let newest = match self.device.newest() {
             Ok(newest) => newest,
@@ -378,20 +433,9 @@ pub(crate) fn transport(
     })
 }
 
-/// Says a week ahead that nothing will be installed any more.
 fn show_expiry(status: &mut view::DeployStatus, expiry: &Expiry, now: Now) {
-    let left = expiry.at.as_second() - now.time.as_second();
-    if left < SOON {
-        let said = status.state == view::DeployState::Expiring;
-        let known = status.expires.as_ref().map(|expires| expires.time);
+    if expiry.at.as_second() - now.time.as_second() < SOON {
         status.state = view::DeployState::Expiring;
-        if !said && known != Some(expiry.at.as_millisecond()) {
-            tracing::warn!(
-                "metadata/{}.json expires on {:.0}: then nothing new is installed until the publisher renews it",
-                expiry.role,
-                expiry.at
-            );
-        }
     }
     status.expires = Some(view::DeployExpiry {
         role: expiry.role.to_owned(),

@@ -11,7 +11,7 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tidegate_deploy::{Candidate, Device, Refusal, Transport};
 use tidegate_domain::backoff::Backoff;
-use tidegate_domain::install::{Epoch, Stage};
+use tidegate_domain::install::{Epoch, Failed, Install, Stage};
 use tidegate_pipeline::{LoadedModule, Runtime};
 use tidegate_tls::Tls;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::brought::{self, Brought};
 use crate::config::{self, Config, Repository};
 use crate::deploy::{admit, now, random, transport};
+use crate::install::blame;
 use crate::notify::{notify, watchdog_interval};
 use crate::{clock, gateway, modules};
 
@@ -57,6 +58,16 @@ pub(crate) fn wait_for_modules(config: &Config) -> anyhow::Result<First> {
         .enable_all()
         .build()?;
     runtime.block_on(Waiting::new(config, deploy, missing)?.run())
+}
+
+/// What came of an epoch.
+enum Taken {
+    /// It is in force.
+    InForce,
+    /// It is not, and why.
+    Not(String),
+    /// It failed by this device's fault.
+    Again { why: String, left: Duration },
 }
 
 struct Waiting<'a> {
@@ -110,12 +121,25 @@ impl<'a> Waiting<'a> {
                 looked = self.look() => looked,
                 () = stop(&mut terminate, &mut interrupt) => return Ok(First::Stop),
             };
-            let why = match looked {
-                Ok(epoch) => match self.take(&epoch)? {
-                    None => return Ok(First::Here),
-                    Some(why) => why,
-                },
-                Err(refusal) => refusal.to_string(),
+            let mut wait = backoff.next(random());
+            // What came before is tried again, also while the repository cannot be reached.
+            let here = match &looked {
+                Ok(epoch) => Some(epoch.clone()),
+                Err(_) => self.device.newest().unwrap_or_default(),
+            };
+            let taken = match here {
+                Some(epoch) => Some(self.take(&epoch)?),
+                None => None,
+            };
+            let why = match (taken, looked) {
+                (Some(Taken::InForce), _) => return Ok(First::Here),
+                (Some(Taken::Again { why, left }), _) => {
+                    wait = left;
+                    why
+                }
+                (_, Err(refusal)) => refusal.to_string(),
+                (Some(Taken::Not(why)), Ok(_)) => why,
+                (None, Ok(_)) => "what came is gone again".to_owned(),
             };
             // The same again is no news for the log.
             if self.said.as_ref() != Some(&why) {
@@ -123,7 +147,7 @@ impl<'a> Waiting<'a> {
                 self.said = Some(why);
             }
             tokio::select! {
-                () = fed(backoff.next(random())) => {}
+                () = fed(wait) => {}
                 () = stop(&mut terminate, &mut interrupt) => return Ok(First::Stop),
             }
         }
@@ -144,21 +168,22 @@ impl<'a> Waiting<'a> {
     }
 
     /// Puts an epoch in force; else why not.
-    fn take(&self, epoch: &Epoch) -> anyhow::Result<Option<String>> {
+    fn take(&self, epoch: &Epoch) -> anyhow::Result<Taken> {
         let mut install = self.device.install()?;
         if let Some(refused) = &install.refused
             && refused.document == epoch.document
         {
-            return Ok(Some(format!("epoch {}: {}", epoch.epoch, refused.why)));
+            let why = format!("epoch {}: {}", epoch.epoch, refused.why);
+            return Ok(Taken::Not(why));
         }
         let Some(channel) = self.device.channel(epoch)? else {
-            return Ok(Some("the channel's document is damaged".to_owned()));
+            return Ok(Taken::Not("the channel's document is damaged".to_owned()));
         };
         install.raise_minimums(&channel);
         let brought = Brought::read(self.config)?.with(epoch, &channel);
         let lacking = modules::missing(self.config, &brought);
         if !lacking.is_empty() {
-            return Ok(Some(format!(
+            return Ok(Taken::Not(format!(
                 "epoch {} of channel {} does not name {}, or this site does not take it (`deploy.modules`)",
                 epoch.epoch,
                 epoch.channel,
@@ -167,24 +192,35 @@ impl<'a> Waiting<'a> {
         }
         // What does not load here would end every start from now on.
         if let Err(error) = self.load(&brought) {
-            let why = format!("{error:#}");
-            install.refuse(
-                epoch,
-                Stage::Loading,
-                why.clone(),
-                clock::wall() / 1_000_000,
-            );
-            self.device.store_install(&install)?;
-            return Ok(Some(format!("epoch {}: {why}", epoch.epoch)));
+            let failure = blame::failure(Stage::Loading, &error);
+            let why = format!("epoch {}: {}", epoch.epoch, failure.why);
+            let failed = install.fail(epoch, failure, clock::wall() / 1_000_000, random());
+            self.store(&install);
+            return Ok(match (failed, install.retry_of(epoch)) {
+                (Failed::Again { .. }, Some(retry)) => Taken::Again {
+                    why,
+                    left: Duration::from_millis(retry.wait_ms),
+                },
+                (Failed::Again { .. } | Failed::Refused, _) => Taken::Not(why),
+            });
         }
         install.begin(epoch.clone());
-        self.device.store_install(&install)?;
+        if let Err(refusal) = self.device.store_install(&install) {
+            return Ok(Taken::Not(refusal.to_string()));
+        }
         tracing::info!(
             channel = epoch.channel,
             epoch = epoch.epoch,
             "the modules are here"
         );
-        Ok(None)
+        Ok(Taken::InForce)
+    }
+
+    /// What failed counts even where that cannot be stored: on a full disk nothing can.
+    fn store(&self, install: &Install) {
+        if let Err(refusal) = self.device.store_install(install) {
+            tracing::warn!("what became of the epoch is not stored: {refusal}");
+        }
     }
 
     fn load(&self, brought: &Brought) -> anyhow::Result<()> {

@@ -3,8 +3,10 @@
 //! Each step is stored before anybody acts by it. A process that ends anywhere begins again from what is stored: chains by what
 //! is in force, trials by the records of the store.
 
+pub(crate) mod blame;
 mod replay;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,18 +14,22 @@ use anyhow::Context;
 use serde_json::json;
 use tidegate_audit::Action;
 use tidegate_deploy::Device;
+use tidegate_domain::backoff::Backoff;
 use tidegate_domain::channel::Channel;
 use tidegate_domain::install::{
-    Conditions, Elapsed, Epoch, Install, Next, Phase, Stage, Verdict, Wait, place,
+    Conditions, Elapsed, Epoch, Failed, Failure, Install, Next, Phase, Retry, Stage, Verdict, Wait,
+    place,
 };
-use tidegate_pipeline::{LoadedModule, test_vectors};
+use tidegate_pipeline::{LoadedModule, SlotLimits, test_vectors};
 use tidegate_status::view;
 use tidegate_store::{Event, Input};
 use tokio::sync::{Notify, mpsc, watch};
 
+pub(crate) use self::blame::Damaged;
 use crate::audit::{self, Audit};
 use crate::brought::Brought;
 use crate::config::{self, Config};
+use crate::deploy::random;
 use crate::rollouts::{Changed, Rollouts};
 use crate::writer::ToWriter;
 use crate::{clock, gateway};
@@ -32,8 +38,11 @@ use crate::{clock, gateway};
 const TRYING: Duration = Duration::from_secs(2);
 /// Otherwise: for what waits, and for what a pipeline puts back later.
 const RESTING: Duration = Duration::from_mins(1);
-/// After a step that could not be stored or taken.
+/// First and longest wait after a step that could not be stored or taken.
 const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN_MOST: Duration = Duration::from_mins(15);
+/// Reasons for that which are told until a step is taken again.
+const TOLD: usize = 8;
 
 /// What installs.
 pub(crate) struct Installer {
@@ -49,8 +58,18 @@ pub(crate) struct Installer {
     pub(crate) stop: watch::Receiver<bool>,
     /// The document that was seen last, and since when.
     pub(crate) seen: Option<(String, Instant)>,
-    /// Why it does not go on.
-    pub(crate) problem: Option<String>,
+    /// When something was rehearsed last; the start of this process counts as that, so that one which ends over and over tries no
+    /// more often than another. `None`: whoever asked for a look does not want to wait.
+    pub(crate) tried: Option<Instant>,
+    /// Why no step is taken at all.
+    pub(crate) stuck: Option<Stuck>,
+}
+
+/// A step that could not be stored or taken: nothing else can be stored about it either.
+pub(crate) struct Stuck {
+    again: Instant,
+    backoff: Backoff,
+    told: BTreeSet<String>,
 }
 
 /// Whether there is more to do at once.
@@ -61,8 +80,22 @@ enum After {
 }
 
 impl Installer {
+    /// Somebody wants it to be tried now, whatever is waited for after a failure.
+    pub(crate) fn hurry(&mut self) {
+        self.tried = None;
+        if let Some(stuck) = &mut self.stuck {
+            stuck.again = Instant::now();
+        }
+    }
+
     /// Does what can be done now, and says when to come again. Blocks: modules are compiled, files synced.
     pub(crate) fn advance(&mut self) -> Duration {
+        if let Some(stuck) = &self.stuck {
+            let left = stuck.again.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                return left;
+            }
+        }
         loop {
             if *self.stop.borrow() {
                 return RESTING;
@@ -70,23 +103,46 @@ impl Installer {
             match self.step() {
                 Ok(After::Step) => {}
                 Ok(After::Rest(wait)) => {
-                    if self.problem.take().is_some() {
-                        self.show(|shown| shown.problem = None);
-                    }
+                    self.stuck = None;
                     return wait;
                 }
-                Err(error) => {
-                    let problem = Some(format!("{error:#}"));
-                    // The same again is no news for the log.
-                    if self.problem != problem {
-                        tracing::error!("the installation of modules does not go on: {error:#}");
-                    }
-                    self.show(|shown| shown.problem.clone_from(&problem));
-                    self.problem = problem;
-                    return AGAIN;
-                }
+                Err(error) => return self.stick(&error),
             }
         }
+    }
+
+    /// Takes note of what keeps every step from being taken, and says when to try again.
+    fn stick(&mut self, error: &anyhow::Error) -> Duration {
+        let why = format!("{error:#}");
+        let mut stuck = self.stuck.take().unwrap_or_else(|| Stuck {
+            again: Instant::now(),
+            backoff: Backoff::new(AGAIN, AGAIN_MOST),
+            told: BTreeSet::new(),
+        });
+        let wait = stuck.backoff.next(random());
+        stuck.again = Instant::now() + wait;
+        // The same again is no news.
+        if stuck.told.len() < TOLD && stuck.told.insert(why.clone()) {
+            tracing::error!("the installation of modules does not go on: {why}");
+            self.tell_stuck(&why);
+        }
+        let tries = stuck.backoff.attempts();
+        self.show(|shown| {
+            if !matches!(
+                shown.state,
+                view::InstallState::Trying | view::InstallState::GoingBack
+            ) {
+                shown.state = view::InstallState::Waiting;
+            }
+            shown.waiting = Some(view::InstallWait {
+                reason: why.clone(),
+                until: Some(from_now(wait)),
+                failed_tries: tries,
+            });
+            shown.problem = Some(why);
+        });
+        self.stuck = Some(stuck);
+        wait
     }
 
     fn step(&mut self) -> anyhow::Result<After> {
@@ -109,7 +165,11 @@ impl Installer {
                 self.rehearse(install, epoch, channel, conditions.revoked)
             }
             (Next::Rest | Next::Rehearse, _) => Ok(After::Rest(RESTING)),
-            (Next::Wait(wait), _) => Ok(After::Rest(until(wait))),
+            // What is in force may be put back while something newer waits.
+            (Next::Wait(wait), _) => Ok(match self.watch(install)? {
+                After::Step => After::Step,
+                After::Rest(rest) => After::Rest(rest.min(until(wait))),
+            }),
             (Next::Watch, _) => self.watch(install),
             (Next::PutBack, _) => self.put_back(install),
         }
@@ -147,6 +207,7 @@ impl Installer {
             window: self.deploy.window,
             now,
             revoked: self.rollouts.runs_revoked(install),
+            rested: self.tried.map_or(Duration::MAX, |tried| tried.elapsed()),
         }
     }
 
@@ -164,7 +225,7 @@ impl Installer {
     }
 
     fn rehearse(
-        &self,
+        &mut self,
         mut install: Install,
         epoch: &Epoch,
         channel: &Channel,
@@ -177,27 +238,55 @@ impl Installer {
         if *self.stop.borrow() {
             return Ok(After::Rest(RESTING));
         }
-        let now = clock::wall() / 1_000_000;
-        if let Err((stage, why)) = rehearsed {
-            tracing::warn!(
-                channel = epoch.channel,
-                epoch = number,
-                stage = stage.as_str(),
-                "the epoch is refused, and what runs goes on: {why}"
-            );
-            self.tell(
-                epoch,
-                Action::EpochRefused,
-                &format!("{}: {why}", stage.as_str()),
-            );
-            install.refuse(epoch, stage, why, now);
-            self.store(install)?;
-            return Ok(After::Step);
+        self.tried = Some(Instant::now());
+        if let Err(failure) = rehearsed {
+            return self.failed(install, epoch, failure);
         }
         install.begin(epoch.clone());
         self.store(install)?;
         self.tell(epoch, Action::EpochBegun, "rehearsed; the pipelines try it");
         self.adopt()
+    }
+
+    /// An epoch was not begun.
+    fn failed(
+        &self,
+        mut install: Install,
+        epoch: &Epoch,
+        failure: Failure,
+    ) -> anyhow::Result<After> {
+        let said = failure.to_string();
+        let failed = install.fail(epoch, failure, clock::wall() / 1_000_000, random());
+        // Nothing of it is in use, and the next try is to compile it anew.
+        self.rollouts.tidy_between();
+        match failed {
+            Failed::Refused => {
+                let refused = install.refused.as_ref();
+                let said = refused.map_or(said, |refused| {
+                    format!("{}: {}", refused.stage.as_str(), refused.why)
+                });
+                tracing::warn!(
+                    channel = epoch.channel,
+                    epoch = epoch.epoch,
+                    "the epoch is refused, and what runs goes on: {said}"
+                );
+                self.tell(epoch, Action::EpochRefused, &said);
+                self.store(install)?;
+            }
+            Failed::Again { news } => {
+                // Stored first: what was told is part of it, and is not told twice.
+                self.store(install)?;
+                if news {
+                    tracing::warn!(
+                        channel = epoch.channel,
+                        epoch = epoch.epoch,
+                        "the epoch is tried again later, and what runs goes on: {said}"
+                    );
+                    self.tell(epoch, Action::EpochDelayed, &said);
+                }
+            }
+        }
+        Ok(After::Step)
     }
 
     /// Hands the chains what is in force. What cannot be handed over now is at the next step: it is stored what is in force.
@@ -214,11 +303,19 @@ impl Installer {
     }
 
     /// Everything that can be known of an epoch before it touches a reading.
-    fn try_out(&self, brought: &Arc<Brought>, urgent: bool) -> Result<(), (Stage, String)> {
-        let loading = |error: anyhow::Error| (Stage::Loading, format!("{error:#}"));
+    fn try_out(&self, brought: &Arc<Brought>, urgent: bool) -> Result<(), Failure> {
+        let loading = |error: anyhow::Error| blame::failure(Stage::Loading, &error);
         let config = self.rollouts.configuration();
         let maker = self.rollouts.maker_with(&config, Arc::clone(brought));
         let found = maker.load().map_err(loading)?;
+        // A name whose files are damaged means something else.
+        for (name, module) in brought.modules() {
+            let loaded = found.get(name);
+            if loaded.is_some_and(|loaded| loaded.inspection.digest.as_str() != module.digest) {
+                let what = format!("module {name} {} is damaged", module.version);
+                return Err(loading(Damaged(what).into()));
+            }
+        }
         for place in &self.rollouts.places {
             let name = &config.pipelines[place.pipeline].name;
             let made = maker.wanted(place.pipeline, &found, &<_>::default());
@@ -237,15 +334,20 @@ impl Installer {
             let Some(loaded) = found.get(name) else {
                 continue;
             };
+            // A start that has to compile may fail where this one did not.
+            if let Some(why) = loaded.not_kept() {
+                let version = &module.version;
+                let why =
+                    format!("module {name} {version} is compiled, and cannot be kept so: {why}");
+                return Err(blame::of_device(Stage::Loading, why));
+            }
             let vectors = brought.vectors(module).map_err(loading)?;
             if let Some(vectors) = vectors {
-                self.run_vectors(&config, loaded, &vectors)
-                    .map_err(|why| (Stage::Vectors, why))?;
+                self.run_vectors(&config, loaded, &vectors)?;
             }
         }
         for place in &self.rollouts.places {
-            replay::replay(&maker, place, &found, &self.stop)
-                .map_err(|why| (Stage::Replay, why))?;
+            replay::replay(&maker, place, &found, &self.stop)?;
         }
         Ok(())
     }
@@ -255,23 +357,37 @@ impl Installer {
         config: &Config,
         module: &Arc<LoadedModule>,
         vectors: &[u8],
-    ) -> Result<(), String> {
-        let policy = gateway::policy(config).map_err(|error| format!("{error:#}"))?;
+    ) -> Result<(), Failure> {
+        let policy = gateway::policy(config);
+        let policy = policy.map_err(|error| blame::failure(Stage::Vectors, &error))?;
         let policy: Vec<_> = policy.into_iter().collect();
-        let named = |what: &str| {
-            let manifest = &module.manifest;
-            format!("module {} {}: {what}", manifest.name, manifest.version)
-        };
-        let results = test_vectors::run_vectors(&self.rollouts.engine, module, &policy, vectors);
-        let results = results.map_err(|error| named(&error.to_string()))?;
-        match results.iter().find(|result| !result.passed()) {
-            Some(failed) => Err(named(&format!(
-                "golden vector `{}`: {}",
-                failed.name,
-                failed.problems.join("; ")
-            ))),
-            None => Ok(()),
+        let manifest = &module.manifest;
+        let named = format!("module {} {}", manifest.name, manifest.version);
+        // Within the bounds that it has here, in each place where it stands.
+        for ceiling in ceilings(config, &manifest.name) {
+            let given = test_vectors::Given {
+                policy: &policy,
+                ceiling: &ceiling,
+                directories: &config.policy.directories,
+            };
+            let engine = &self.rollouts.engine;
+            let results = test_vectors::run_vectors_with(engine, module, &given, vectors);
+            let results = results.map_err(|error| {
+                let error = anyhow::Error::new(error).context(named.clone());
+                blame::failure(Stage::Vectors, &error)
+            })?;
+            if let Some(failed) = results.iter().find(|result| !result.passed()) {
+                return Err(blame::of_module(
+                    Stage::Vectors,
+                    format!(
+                        "{named}: golden vector `{}`: {}",
+                        failed.name,
+                        failed.problems.join("; ")
+                    ),
+                ));
+            }
         }
+        Ok(())
     }
 
     fn watch(&self, mut install: Install) -> anyhow::Result<After> {
@@ -336,13 +452,24 @@ impl Installer {
             "document": epoch.document,
             "modules": epoch.modules.iter().map(inventory).collect::<Vec<_>>(),
         });
+        self.tell_about(action, about, text, format!("epoch {}", epoch.epoch));
+    }
+
+    /// The same where no step is taken: the newest epoch that is here may not be known.
+    fn tell_stuck(&self, why: &str) {
+        let channel = self.deploy.channel.as_str();
+        let about = json!({ "channel": channel });
+        self.tell_about(Action::EpochDelayed, about, why, "any epoch".to_owned());
+    }
+
+    fn tell_about(&self, action: Action, about: serde_json::Value, text: &str, which: String) {
         audit::epoch(&self.audit, action, &about, text);
         let mut data = about;
         data["reason"] = text.into();
         let event = Event {
             time: clock::wall(),
             code: action.as_str().replace('.', "-"),
-            text: format!("channel {} epoch {}: {text}", epoch.channel, epoch.epoch),
+            text: format!("channel {} {which}: {text}", self.deploy.channel.as_str()),
             data: Some(data),
         };
         if let Err(error) = self.inbox.try_send(ToWriter::Input(Input::Event(event))) {
@@ -359,7 +486,10 @@ impl Installer {
         let config = self.rollouts.configuration();
         let drift = self.in_force().drift(&config);
         let waiting = match next {
-            Next::Wait(wait) => Some(waiting(wait)),
+            Next::Wait(wait) => {
+                let retry = here.and_then(|(epoch, _)| install.retry_of(epoch));
+                Some(waiting(wait, retry))
+            }
             Next::Rest | Next::Rehearse | Next::Watch | Next::PutBack => None,
         };
         self.show(|shown| {
@@ -375,11 +505,13 @@ impl Installer {
                     },
                 },
                 in_force: install.in_force.as_ref().map(|epoch| epoch.epoch),
+                channel: install.in_force.as_ref().map(|epoch| epoch.channel.clone()),
                 before: install.before.as_ref().map(|epoch| epoch.epoch),
                 newest: here.map(|(epoch, _)| epoch.epoch),
                 newest_since: here.map(|(_, channel)| channel.placed_by()),
                 waiting,
                 refused: install.refused.as_ref().map(|refused| view::RefusedEpoch {
+                    channel: refused.channel.clone(),
                     epoch: refused.epoch,
                     stage: refused.stage.as_str().to_owned(),
                     reason: refused.why.clone(),
@@ -400,10 +532,41 @@ impl Installer {
                         .to_owned(),
                     })
                     .collect(),
-                problem: self.problem.clone(),
+                problem: None,
             };
         });
     }
+}
+
+/// The bounds up to which a module gets what it wants, each once.
+fn ceilings(config: &Config, module: &str) -> Vec<SlotLimits> {
+    let site = &config.policy.limits;
+    let filters = config.pipelines.iter().flat_map(|p| &p.filters);
+    let filters = filters
+        .filter(|filter| filter.module == module)
+        .map(|filter| filter.limits.ceiling(site));
+    let decoders = config
+        .sources
+        .iter()
+        .filter_map(|source| match &source.decode {
+            config::Decode::Module(decoder) if decoder.module == module => {
+                Some(decoder.limits.ceiling(site))
+            }
+            config::Decode::Module(_)
+            | config::Decode::Json { .. }
+            | config::Decode::Text
+            | config::Decode::Csv { .. }
+            | config::Decode::Regex { .. }
+            | config::Decode::Binary { .. }
+            | config::Decode::Lines => None,
+        });
+    let mut ceilings: Vec<SlotLimits> = Vec::new();
+    for ceiling in filters.chain(decoders) {
+        if !ceilings.contains(&ceiling) {
+            ceilings.push(ceiling);
+        }
+    }
+    ceilings
 }
 
 fn inventory(module: &tidegate_domain::install::EpochModule) -> serde_json::Value {
@@ -419,11 +582,12 @@ fn until(wait: Wait) -> Duration {
     let left = match wait {
         Wait::Hold | Wait::Halted => None,
         Wait::Wave { left, .. } | Wait::Window { left } => left,
+        Wait::Again { left } => Some(left),
     };
     left.map_or(RESTING, |left| left.min(RESTING))
 }
 
-fn waiting(wait: Wait) -> view::InstallWait {
+fn waiting(wait: Wait, retry: Option<&Retry>) -> view::InstallWait {
     let (reason, left) = match wait {
         Wait::Hold => (
             "the site holds everything: `hold` in [deploy]".to_owned(),
@@ -453,10 +617,24 @@ fn waiting(wait: Wait) -> view::InstallWait {
                 .to_owned(),
             None,
         ),
+        Wait::Again { left } => {
+            let (stage, why) =
+                retry.map_or(("", ""), |retry| (retry.stage.as_str(), retry.why.as_str()));
+            (format!("{stage}: {why}"), Some(left))
+        }
     };
-    let until = left.map(|left| {
-        let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
-        (clock::wall() / 1_000_000).saturating_add(millis)
-    });
-    view::InstallWait { reason, until }
+    view::InstallWait {
+        reason,
+        until: left.map(from_now),
+        failed_tries: match wait {
+            Wait::Again { .. } => retry.map_or(0, |retry| retry.tries),
+            Wait::Hold | Wait::Halted | Wait::Wave { .. } | Wait::Window { .. } => 0,
+        },
+    }
+}
+
+/// Milliseconds since the epoch of Unix.
+fn from_now(wait: Duration) -> i64 {
+    let millis = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+    (clock::wall() / 1_000_000).saturating_add(millis)
 }

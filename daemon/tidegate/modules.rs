@@ -16,6 +16,11 @@ use crate::config::{self, Config, Problems};
 use crate::factory::FACTORY;
 use crate::signed::{self, Signer};
 
+/// A name that no module has here, or only one that this site does not let run.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NoModule(pub(crate) String);
+
 /// Finds a module by its name.
 ///
 /// # Errors
@@ -38,11 +43,11 @@ pub(crate) fn resolve(
     }
     let Some(factory) = FACTORY.iter().find(|module| module.name == name) else {
         let known: Vec<&str> = FACTORY.iter().map(|module| module.name).collect();
-        bail!(
+        bail!(NoModule(format!(
             "no module is named `{name}`: {} does not exist, and the factory modules are {}",
             local.display(),
             known.join(", ")
-        );
+        )));
     };
     let manifest = Manifest::parse(factory.manifest.as_bytes())
         .with_context(|| format!("factory module `{name}`"))?;
@@ -236,11 +241,11 @@ fn local_module(component: &Path, site: &config::Modules) -> anyhow::Result<Modu
     let origin = match signed::judge(component, &bytes, &text, &site.trusted_keys)? {
         Signer::Trusted(key) => Origin::Signed(key),
         Signer::Nobody(_) if site.allow_unsigned => Origin::Local,
-        Signer::Nobody(why) => bail!(
+        Signer::Nobody(why) => bail!(NoModule(format!(
             "{} {why}; `tidegate repo sign` signs it for a key in `modules.trusted-keys`, \
              `modules.allow-unsigned = true` runs it as it is, and without the file the factory module of that name runs",
             component.display()
-        ),
+        ))),
     };
     let module = Module {
         manifest: Manifest::parse(&text).with_context(|| format!("{}", manifest_file.display()))?,

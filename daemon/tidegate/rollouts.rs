@@ -129,7 +129,7 @@ impl Rollouts {
                         || !trying && active.filter == slot.filter && active.digest == slot.digest
                 })
             };
-            let given = |slot: &&SlotSpec| brought.named(&slot.module).is_some();
+            let given = |slot: &&SlotSpec| brought.concerns(&slot.module);
             if wanted.slots.iter().filter(given).all(runs) {
                 continue;
             }
@@ -304,6 +304,12 @@ impl Rollouts {
         let mut steps = Steps::default();
         steps.add(place.worker, &place.orders, place.lane, step);
         steps.hand_over(PATIENCE).map(drop)
+    }
+
+    /// [`Rollouts::tidy`] between two changes of generations.
+    pub(crate) fn tidy_between(&self) {
+        let _turn = lock(&self.turn);
+        self.tidy();
     }
 
     /// Removes components that no generation on record names.

@@ -508,7 +508,7 @@ pub(crate) fn start(
         uplink_tls,
         pipelines: pipelines.into_values().collect(),
         rollouts: Arc::clone(&rollouts),
-        deploy,
+        deploy: deploy.clone(),
         audit: audit.clone(),
         heartbeat,
         workers: progress,
@@ -530,6 +530,7 @@ pub(crate) fn start(
             room: Arc::clone(&rooms[index]),
             observer: Arc::clone(&observer),
             rollouts: Arc::clone(&rollouts),
+            deploy: deploy.clone(),
             audit: audit.clone(),
         };
         let name = format!("{COMMANDS}{}", uplink.name);

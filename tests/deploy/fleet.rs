@@ -6,7 +6,7 @@ use std::process::Child;
 use serde_json::{Value, json};
 use tidegate_domain::install::place;
 
-use crate::install::{Gateway, Publisher, said, variant};
+use crate::gateways::{Gateway, Publisher, Variant, said};
 use crate::support::{Broker, Site, signal, tidegate, wait_for};
 
 /// `tidegate fleet run`, killed where a test ends early.
@@ -122,7 +122,7 @@ fn the_first_waves_gateway_halts_a_bad_release_for_all_and_a_good_one_goes_from_
         .iter()
         .map(|name| {
             let site = Site::new();
-            variant(&site.path("modules"), "0.1.0", |_| ());
+            Variant::of("varies", "0.1.0").write(&site.path("modules"), |_| ());
             site.write("conf.d/id.toml", &format!("[gateway]\nid = \"{name}\"\n"));
             let uplink = format!(
                 "[uplink.fleet]\nkind = \"mqtt\"\nurl = \"{}\"\ntopic = \"tidegate/{{gateway}}/{{kind}}\"",

@@ -9,7 +9,10 @@
 )]
 
 mod cuts;
+mod device;
+mod epochs;
 mod fleet;
+mod gateways;
 mod hostile;
 mod https;
 mod install;

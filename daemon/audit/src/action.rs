@@ -61,6 +61,8 @@ pub enum Action {
     EpochPutBack,
     /// An epoch did not pass its rehearsal.
     EpochRefused,
+    /// An epoch could not be rehearsed by the device's fault, and is tried again; once a reason.
+    EpochDelayed,
     /// A request that the page or the control socket refused.
     RequestRefused,
     /// A driver reached for a bus, an address or a line that its source does not hand it.
@@ -179,6 +181,7 @@ pub const CONTROLS: [Control; 7] = [
             Action::EpochSettled,
             Action::EpochPutBack,
             Action::EpochRefused,
+            Action::EpochDelayed,
             Action::GenerationActive,
             Action::GenerationRolledBack,
         ],
@@ -187,7 +190,7 @@ pub const CONTROLS: [Control; 7] = [
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::AuditBegun,
         Self::AuditRecovered,
         Self::AuditTrimmed,
@@ -216,6 +219,7 @@ impl Action {
         Self::EpochSettled,
         Self::EpochPutBack,
         Self::EpochRefused,
+        Self::EpochDelayed,
         Self::RequestRefused,
         Self::DriverRefused,
         Self::IdentityMade,
@@ -267,6 +271,7 @@ impl Action {
             Self::EpochSettled => ("epoch.settled", ConfigurationChanges),
             Self::EpochPutBack => ("epoch.put-back", ConfigurationChanges),
             Self::EpochRefused => ("epoch.refused", ConfigurationChanges),
+            Self::EpochDelayed => ("epoch.delayed", ConfigurationChanges),
             Self::RequestRefused => ("request.refused", RequestErrors),
             Self::DriverRefused => ("driver.refused", AccessControl),
             Self::IdentityMade => ("identity.made", AccessControl),

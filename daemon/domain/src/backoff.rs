@@ -22,6 +22,15 @@ impl Backoff {
         }
     }
 
+    /// The same after so many attempts that failed, for whoever remembers them longer than this value lives.
+    #[must_use]
+    pub fn resumed(base: Duration, cap: Duration, attempts: u32) -> Self {
+        Self {
+            attempt: attempts,
+            ..Self::new(base, cap)
+        }
+    }
+
     /// The next wait. `random` is evenly distributed over all of `u64`; it comes from the caller, so that this
     /// stays pure.
     pub fn next(&mut self, random: u64) -> Duration {
@@ -59,6 +68,8 @@ mod tests {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
         let waits: Vec<u64> = (0..8).map(|_| backoff.next(u64::MAX).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        let mut resumed = Backoff::resumed(Duration::from_secs(1), Duration::from_secs(60), 3);
+        assert_eq!(resumed.next(u64::MAX), Duration::from_secs(8));
         assert_eq!(backoff.next(0), Duration::from_millis(500));
         backoff.reset();
         assert_eq!(backoff.next(u64::MAX).as_secs(), 1);

@@ -37,16 +37,19 @@ pub enum Name {
     Acknowledge,
     /// Go back to a module's last version.
     Rollback,
+    /// Look at the repository of modules now.
+    Update,
 }
 
 impl Name {
     /// All of them, in the order of their explanation.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Detail,
         Self::Backfill,
         Self::Report,
         Self::Acknowledge,
         Self::Rollback,
+        Self::Update,
     ];
 
     /// The word in payloads and in the configuration.
@@ -58,6 +61,7 @@ impl Name {
             Self::Report => "report",
             Self::Acknowledge => "acknowledge",
             Self::Rollback => "rollback",
+            Self::Update => "update",
         }
     }
 
@@ -130,6 +134,8 @@ pub enum What {
         /// Which module.
         module: String,
     },
+    /// See [`Name::Update`].
+    Update,
 }
 
 impl What {
@@ -142,6 +148,7 @@ impl What {
             Self::Report => Name::Report,
             Self::Acknowledge { .. } => Name::Acknowledge,
             Self::Rollback { .. } => Name::Rollback,
+            Self::Update => Name::Update,
         }
     }
 }
@@ -273,6 +280,7 @@ impl Fields {
             Name::Rollback => What::Rollback {
                 module: self.text("module")?.ok_or("`module` is missing")?,
             },
+            Name::Update => What::Update,
         };
         if let Some(key) = self.keys.keys().next() {
             return Err(format!("`{}` is no key of `{found}`", shown(key)));

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use tidegate_pipeline::compile::{CompileRequest, compile_child};
+use tidegate_pipeline::compile::{CompileError, CompileRequest, compile_child};
 
 #[expect(clippy::print_stderr, reason = "a program's own standard error")]
 fn main() -> ExitCode {
@@ -10,7 +10,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            let code = error.downcast_ref().map(CompileError::exit_code);
+            code.map_or(ExitCode::FAILURE, ExitCode::from)
         }
     }
 }

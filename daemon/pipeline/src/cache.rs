@@ -365,16 +365,23 @@ fn private_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// An error without the temporary file's name, which is another one each time: the same trouble is to read the same.
+fn nameless(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(_) => error,
+        None => error.kind().into(),
+    }
+}
+
 /// Temporary file of mode 0600, fsync, rename, fsync of the directory.
 fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(TEMPORARY)
-        .tempfile_in(dir)?;
-    file.write_all(bytes)?;
+    let made = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir);
+    let mut file = made.map_err(nameless)?;
+    file.as_file_mut().write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     File::open(dir)?.sync_all()

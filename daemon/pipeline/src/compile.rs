@@ -20,6 +20,11 @@ const STDERR_BYTES: u64 = 4096;
 /// Standard input, output and error; no other can be opened.
 const OPEN_FILES: u64 = 3;
 
+/// How the child ends that cannot compile this component on any machine: `EX_DATAERR` of sysexits.h.
+const BAD_COMPONENT: u8 = 65;
+/// How it ends that gets from the system what it needs: `EX_OSERR`.
+const NO_MEANS: u8 = 71;
+
 /// Bounds of one compilation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompileLimits {
@@ -105,6 +110,17 @@ pub enum CompileError {
     Write(#[source] io::Error),
 }
 
+impl CompileError {
+    /// The child's exit code, by which its parent knows whose fault it is.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Compile(_) => BAD_COMPONENT,
+            Self::Limits(_) | Self::Read(_) | Self::Engine(_) | Self::Write(_) => NO_MEANS,
+        }
+    }
+}
+
 /// The body of `tidegate compile`: reads a component, writes native code. It limits its own process first, so it is only
 /// for a process of its own.
 ///
@@ -131,7 +147,7 @@ pub fn compile_child(
     // From here on there is a stranger's component at work, and nothing that it would need to open: no file, no connection.
     lower(Resource::Nofile, OPEN_FILES).map_err(CompileError::Limits)?;
     #[cfg(feature = "test-faults")]
-    faults::misbehave(&component);
+    faults::misbehave(&component, request);
     let native = engine
         .precompile_component(&component)
         .map_err(|error| CompileError::Compile(format!("{error:#}")))?;
@@ -155,6 +171,8 @@ fn limit_self(request: &CompileRequest) -> io::Result<()> {
     lower(Resource::Cpu, request.cpu_seconds)?;
     lower(Resource::Fsize, ARTEFACT_BYTES)?;
     lower(Resource::Core, 0)?;
+    // Where memory runs out, the compiler goes before the daemon. A system without this file chooses by itself.
+    std::fs::write("/proc/self/oom_score_adj", "1000").unwrap_or_default();
     Ok(())
 }
 
@@ -225,9 +243,12 @@ impl Compiler {
             })?;
         let status = self.wait(&mut child)?;
         if !status.success() {
-            return Err(LoadError::Compile {
-                status,
-                detail: tail(&mut stderr).map_err(scratch)?,
+            let detail = tail(&mut stderr).map_err(scratch)?;
+            return Err(match status.code().map(u8::try_from) {
+                Some(Ok(BAD_COMPONENT)) => LoadError::Compile { detail },
+                Some(Ok(NO_MEANS)) => LoadError::CompilerMeans { detail },
+                // A signal, a panic, a bound on its memory: the component may have done that to it, or the machine.
+                Some(_) | None => LoadError::CompilerEnded { status, detail },
             });
         }
         let got = output.metadata().map_err(scratch)?.len();
@@ -283,7 +304,7 @@ mod faults {
     const SECTION: &str = "tidegate:test-fault";
 
     #[expect(clippy::panic, reason = "panics are among what is tried")]
-    pub(super) fn misbehave(component: &[u8]) {
+    pub(super) fn misbehave(component: &[u8], request: &super::CompileRequest) {
         for payload in Parser::new(0).parse_all(component).flatten() {
             let Payload::CustomSection(section) = payload else {
                 continue;
@@ -293,7 +314,9 @@ mod faults {
             }
             match section.data() {
                 b"panic" => panic!("as the test ordered"),
-                b"hang" => loop {
+                // Sound where it gets the usual time: it hangs on a gateway that gives less, and not at its publisher's.
+                b"hang-here" if request.cpu_seconds > 30 => {}
+                b"hang" | b"hang-here" => loop {
                     std::thread::sleep(Duration::from_secs(1));
                 },
                 b"memory" => {

@@ -143,9 +143,21 @@ pub enum LoadError {
         /// The bound.
         limit: std::time::Duration,
     },
-    /// The compiler failed, or its limits ended it.
-    #[error("the module cannot be compiled ({status}): {detail}")]
+    /// The compiler refuses the component.
+    #[error("the module cannot be compiled: {detail}")]
     Compile {
+        /// The end of what it wrote to standard error.
+        detail: String,
+    },
+    /// The system does not give the compiler what it needs.
+    #[error("the compiler cannot work: {detail}")]
+    CompilerMeans {
+        /// The end of what it wrote to standard error.
+        detail: String,
+    },
+    /// The compiler died, or its limits ended it.
+    #[error("the module cannot be compiled, for the compiler ended ({status}): {detail}")]
+    CompilerEnded {
         /// How the child ended.
         status: std::process::ExitStatus,
         /// The end of what it wrote to standard error.
@@ -180,6 +192,7 @@ pub enum CodeOrigin {
 pub struct Compiled {
     digest: Digest,
     origin: CodeOrigin,
+    not_kept: Option<String>,
     pub(crate) component: Component,
 }
 
@@ -194,6 +207,12 @@ impl Compiled {
     #[must_use]
     pub fn origin(&self) -> &CodeOrigin {
         &self.origin
+    }
+
+    /// Why the cache does not have it, so that it is compiled again at the next start; `None` where it has, or was not to.
+    #[must_use]
+    pub fn not_kept(&self) -> Option<&str> {
+        self.not_kept.as_deref()
     }
 }
 
@@ -344,6 +363,7 @@ impl Runtime {
                     return Ok(Compiled {
                         digest,
                         origin: CodeOrigin::Cache,
+                        not_kept: None,
                         component,
                     });
                 }
@@ -364,12 +384,17 @@ impl Runtime {
         let artefact = self.cache.seal(&key, &native);
         let component = native::deserialize(&self.engine, &artefact)
             .map_err(|error| LoadError::Load(format!("{error:#}")))?;
-        if keep && let Err(error) = self.cache.write(&key, &artefact) {
+        let kept = match keep {
+            true => self.cache.write(&key, &artefact),
+            false => Ok(()),
+        };
+        if let Err(error) = &kept {
             tracing::warn!(%error, "the compiled module is not kept and will be compiled again at the next start");
         }
         Ok(Compiled {
             digest,
             origin: CodeOrigin::Compiled { reason },
+            not_kept: kept.err().map(|error| error.to_string()),
             component,
         })
     }

@@ -433,4 +433,10 @@ impl LoadedModule {
     pub fn code_origin(&self) -> &CodeOrigin {
         self.compiled.origin()
     }
+
+    /// Why its native code is not in the cache, where it should be.
+    #[must_use]
+    pub fn not_kept(&self) -> Option<&str> {
+        self.compiled.not_kept()
+    }
 }

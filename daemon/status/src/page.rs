@@ -531,7 +531,13 @@ impl crate::view::DeployStatus {
         match self.state {
             DeployState::Waiting => Level::Idle,
             DeployState::Current
-                if self.install.refused.is_some() || self.install.problem.is_some() =>
+                if self.install.refused.is_some()
+                    || self.install.problem.is_some()
+                    || self
+                        .install
+                        .waiting
+                        .as_ref()
+                        .is_some_and(|wait| wait.failed_tries > 0) =>
             {
                 Level::Warn
             }

@@ -740,6 +740,8 @@ pub struct InstallStatus {
     pub state: InstallState,
     /// The epoch in force: what names of modules mean.
     pub in_force: Option<u64>,
+    /// Whose epoch it is: another channel's than the one that is followed, until that one's is taken.
+    pub channel: Option<String>,
     /// The one before it, to which a rollback goes.
     pub before: Option<u64>,
     /// The newest that is here.
@@ -782,11 +784,15 @@ pub struct InstallWait {
     pub reason: String,
     /// Until when, milliseconds since the epoch, where that is known.
     pub until: Option<i64>,
+    /// Tries that failed by the device's fault; 0 where the site, the wave or a window is waited for.
+    pub failed_tries: u32,
 }
 
 /// An epoch that is not tried again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RefusedEpoch {
+    /// Its channel.
+    pub channel: String,
     /// Its number.
     pub epoch: u64,
     /// `admission`, `loading`, `vectors`, `replay` or `trial`.

@@ -127,8 +127,13 @@ pub struct CommandInput {
 pub enum Todo {
     /// Say why not.
     Refuse(String),
-    /// Answer with this.
-    Answer(serde_json::Value),
+    /// It is done, and this came of it.
+    Answer {
+        /// For people.
+        text: String,
+        /// For programs.
+        data: serde_json::Value,
+    },
     /// Send every reading of some series for a time.
     Detail {
         /// Which series, as a glob.

@@ -293,6 +293,8 @@ pub(crate) fn fetched(audit: &Audit, status: &view::DeployStatus, epoch: u64) {
 pub(crate) fn epoch(audit: &Audit, action: Action, about: &Value, why: &str) {
     let outcome = if matches!(action, Action::EpochRefused | Action::EpochPutBack) {
         Outcome::Refused
+    } else if action == Action::EpochDelayed {
+        Outcome::Failed
     } else {
         Outcome::Done
     };
@@ -392,12 +394,13 @@ pub(crate) fn command(uplink: &str, input: &CommandInput) -> Entry {
     let done = |about| (Outcome::Done, String::new(), about);
     let (outcome, reason, about) = match &input.todo {
         Todo::Refuse(why) => (Outcome::Refused, why.clone(), Value::Null),
-        Todo::Answer(answer) => {
+        Todo::Answer { data, .. } => {
             let told = match input.name {
-                Some(Name::Rollback) => answer.clone(),
-                Some(Name::Detail | Name::Backfill | Name::Report | Name::Acknowledge) | None => {
-                    Value::Null
-                }
+                Some(Name::Rollback) => data.clone(),
+                Some(
+                    Name::Detail | Name::Backfill | Name::Report | Name::Acknowledge | Name::Update,
+                )
+                | None => Value::Null,
             };
             done(told)
         }

@@ -25,10 +25,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         memory_bytes: arguments.memory_bytes,
         cpu_seconds: arguments.cpu_seconds,
     };
-    compile_child(
+    let compiled = compile_child(
         &request,
         &mut std::io::stdin().lock(),
         &mut std::io::stdout().lock(),
-    )?;
-    Ok(DONE)
+    );
+    match compiled {
+        Ok(()) => Ok(DONE),
+        Err(error) => Err(Failure {
+            code: error.exit_code(),
+            error: error.into(),
+        }),
+    }
 }

@@ -111,6 +111,22 @@ fn print(status: &Value) -> Result<(), Failure> {
             error(uplink)
         ))?;
     }
+    let deploy = &status["deploy"];
+    if deploy.is_object() {
+        let install = &deploy["install"];
+        let number = |of: &Value| of.as_u64().map(|epoch| format!("epoch {epoch}"));
+        say(format_args!(
+            "modules   {:<16} {:<12} {} in force, {}{}",
+            text(&deploy["channel"]),
+            text(&deploy["state"]),
+            number(&install["in_force"]).unwrap_or("nothing".to_owned()),
+            text(&install["state"]),
+            install["waiting"]["reason"]
+                .as_str()
+                .map(|reason| format!(": {reason}"))
+                .unwrap_or_default()
+        ))?;
+    }
     Ok(())
 }
 

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use tidegate_domain::install::{Failure, Stage};
 use tidegate_pipeline::rehearsal::{Rehearsal, Totals};
 use tidegate_store::Reader;
 use tokio::sync::watch;
 
+use super::blame;
 use crate::clock;
 use crate::rollouts::{Found, Maker, Place};
 use crate::wiring::database;
@@ -29,13 +31,16 @@ pub(super) fn replay(
     place: &Place,
     found: &Found,
     stop: &watch::Receiver<bool>,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let pipeline = &maker.config.pipelines[place.pipeline];
     if pipeline.keep_input.is_none() {
         return Ok(());
     }
     let record = place.shown.now().record;
-    let say = |error: anyhow::Error| format!("pipeline {}: {error:#}", pipeline.name);
+    let say = |error: anyhow::Error| {
+        let error = error.context(format!("pipeline {}", pipeline.name));
+        blame::failure(Stage::Replay, &error)
+    };
     if maker.chain(place.pipeline, found).map_err(say)? == record.active {
         return Ok(());
     }
@@ -68,10 +73,11 @@ pub(super) fn replay(
             let sums = rehearsal.sums();
             let (now, then) = (failed(&sums.present), failed(&sums.candidate));
             if then > now {
-                return Err(format!(
+                let why = format!(
                     "pipeline {}: of {} readings that were kept it sets aside or drops {then}, and what runs {now}",
                     pipeline.name, sums.candidate.selected
-                ));
+                );
+                return Err(blame::of_module(Stage::Replay, why));
             }
             if began.elapsed() > LONGEST || *stop.borrow() {
                 return Ok(());

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::epoch::{Epoch, least};
+use super::failure::{Blame, Failed, Failure, Retry};
 use super::when::Conditions;
 use crate::channel::{Channel, Version};
 
@@ -21,6 +22,9 @@ pub struct Install {
     pub phase: Phase,
     /// What is not tried again.
     pub refused: Option<Refused>,
+    /// What is tried again, after a failure of the device. A file without it is one of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
     /// The least versions that may run, ever named by a channel. They only rise.
     pub minimums: BTreeMap<String, Version>,
     /// What was decided last.
@@ -119,6 +123,11 @@ pub enum Wait {
         /// Until it opens; `None` while the clock is not set, for nobody knows then.
         left: Option<Duration>,
     },
+    /// It failed by the device's fault, and is tried again.
+    Again {
+        /// Until then.
+        left: Duration,
+    },
 }
 
 /// What is to be done.
@@ -128,7 +137,7 @@ pub enum Next {
     Rest,
     /// Nothing yet.
     Wait(Wait),
-    /// Load it, run its vectors, replay what was kept; then [`Install::begin`] or [`Install::refuse`].
+    /// Load it, run its vectors, replay what was kept; then [`Install::begin`] or [`Install::fail`].
     Rehearse,
     /// Look at what the pipelines make of what is in force; then [`Install::settle`] or [`Install::go_back`].
     Watch,
@@ -199,21 +208,33 @@ impl Install {
         {
             return otherwise;
         }
+        let again = self.retry_of(here);
+        let again = again.and_then(|retry| retry.left(conditions.rested));
+        let again = again.map(|left| Wait::Again { left });
         // What runs may do so no longer: neither a wave, nor the site's window, nor a trial is waited for.
-        if conditions.revoked {
+        if conditions.revoked && again.is_none() {
             return Next::Rehearse;
         }
         if self.phase == Phase::Trying {
             return Next::Watch;
         }
-        match conditions.wait(channel) {
+        let conditions = conditions.wait(channel).filter(|_| !conditions.revoked);
+        match conditions.or(again) {
             Some(wait) => Next::Wait(wait),
             None => Next::Rehearse,
         }
     }
 
+    /// The failed tries of an epoch, where there were any.
+    #[must_use]
+    pub fn retry_of(&self, epoch: &Epoch) -> Option<&Retry> {
+        let retry = self.retry.as_ref();
+        retry.filter(|retry| retry.is_about(epoch))
+    }
+
     /// An epoch passed the rehearsal: it is in force, and the pipelines try it.
     pub fn begin(&mut self, epoch: Epoch) {
+        self.retry = None;
         let former = self.in_force.replace(epoch);
         // What is tried in the place of a trial was never proven: what was before both stays.
         if self.phase == Phase::Settled {
@@ -222,8 +243,30 @@ impl Install {
         self.phase = Phase::Trying;
     }
 
-    /// An epoch failed before it was in force. `at`: milliseconds since the epoch of Unix.
-    pub fn refuse(&mut self, epoch: &Epoch, stage: Stage, why: String, at: i64) {
+    /// An epoch failed before it was in force. What the module is to blame for is refused; what the device is to blame for is tried
+    /// again for ever, and what can be either's, a bounded number of times. `at`: milliseconds since the epoch of Unix; `random`
+    /// is evenly distributed over all of `u64`.
+    pub fn fail(&mut self, epoch: &Epoch, failure: Failure, at: i64, random: u64) -> Failed {
+        if failure.blame == Blame::Module {
+            self.refuse(epoch, failure.stage, failure.why, at);
+            return Failed::Refused;
+        }
+        let known = self.retry.take();
+        let known = known.filter(|retry| retry.is_about(epoch));
+        let mut retry = known.unwrap_or_else(|| Retry::new(epoch));
+        let failed = retry.count(&failure, random);
+        match failed {
+            Failed::Again { .. } => self.retry = Some(retry),
+            Failed::Refused => {
+                let why = format!("{}; it was tried {} times", failure.why, retry.unclear);
+                self.refuse(epoch, failure.stage, why, at);
+            }
+        }
+        failed
+    }
+
+    fn refuse(&mut self, epoch: &Epoch, stage: Stage, why: String, at: i64) {
+        self.retry = None;
         self.decision = Some(Decision {
             epoch: epoch.epoch,
             taken: false,

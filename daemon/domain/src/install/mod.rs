@@ -6,14 +6,16 @@
 //!                  │
 //! fetched ─────────┴─▶ rehearse ──sound──▶ trying ──every pipeline took it──▶ settled
 //!                         │                  │
-//!                         │ fails            │ one pipeline put it back
-//!                         ▼                  ▼
-//!                      refused ◀── going back, to what was in force before
+//!                ▲    │   │ fails            │ one pipeline put it back
+//!     tried again └────┘   ▼                  ▼
+//!     (the device's   refused ◀── going back, to what was in force before
+//!      fault)
 //! ```
 //! An epoch is one: where one pipeline puts it back, all do. What was refused is not tried again until the channel names
-//! something else. A minimum version holds from the moment at which it is known, whatever is waited for.
+//! something else. What failed by the device's fault is tried again, after waits that grow (`failure.rs`). A minimum version holds from the moment at which it is known, whatever is waited for.
 
 mod epoch;
+mod failure;
 mod machine;
 mod polls;
 mod when;
@@ -22,6 +24,7 @@ mod when;
 mod tests;
 
 pub use epoch::{Epoch, EpochModule};
+pub use failure::{Blame, Failed, Failure, Retry, UNCLEAR_TRIES};
 pub use machine::{Decision, Install, Next, Phase, Refused, Stage, Verdict, Wait};
 pub use polls::Polls;
 pub use when::{Conditions, DailyWindow, Elapsed, place};

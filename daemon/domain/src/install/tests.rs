@@ -46,6 +46,15 @@ fn free() -> Conditions {
         window: None,
         now: Some(0),
         revoked: false,
+        rested: Duration::ZERO,
+    }
+}
+
+fn failure(blame: Blame, why: &str) -> Failure {
+    Failure {
+        stage: Stage::Loading,
+        blame,
+        why: why.to_owned(),
     }
 }
 
@@ -79,7 +88,11 @@ fn what_fails_is_not_tried_again_until_something_else_comes() {
     let mut install = Install::default();
     install.begin(one.0.clone());
     install.settle(1);
-    install.refuse(&two.0, Stage::Vectors, "no".to_owned(), 2);
+    let bad = Failure {
+        stage: Stage::Vectors,
+        ..failure(Blame::Module, "no")
+    };
+    assert_eq!(install.fail(&two.0, bad, 2, 0), Failed::Refused);
     assert_eq!(install.in_force.as_ref(), Some(&one.0));
     assert_eq!(next(&install, &two, &free()), Next::Watch);
     assert_eq!(next(&install, &three, &free()), Next::Rehearse);
@@ -248,7 +261,7 @@ fn what_took_or_refused_a_document_does_not_begin_again_when_it_goes_on_to_more_
     );
     settled.settle(2);
     assert_eq!(next(&settled, &wider, &early), Next::Watch);
-    refused.refuse(&first.0, Stage::Vectors, "no".to_owned(), 2);
+    refused.fail(&first.0, failure(Blame::Module, "no"), 2, 0);
     assert_eq!(next(&refused, &wider, &early), Next::Watch);
     // Who had neither takes the wider one; who has something else in force, whatever its number, as well.
     let mut other = Install::default();
@@ -309,19 +322,144 @@ fn places_are_spread_and_are_others_for_another_epoch() {
     assert!(both < one.len() / 4, "{both} of {}", one.len());
 }
 
+#[test]
+fn what_the_device_is_to_blame_for_is_tried_again_for_ever_after_waits_that_grow_and_is_told_once()
+{
+    let (one, two) = (here(1, "1.0.0", None, "[]"), here(2, "1.1.0", None, "[]"));
+    let mut install = Install::default();
+    let full = || failure(Blame::Device, "the disk is full");
+    let rested = |rested| Conditions { rested, ..free() };
+    let mut waits = Vec::new();
+    for turn in 0..100 {
+        assert_eq!(next(&install, &one, &rested(2 * HOUR)), Next::Rehearse);
+        let news = turn == 0;
+        assert_eq!(
+            install.fail(&one.0, full(), 1, u64::MAX),
+            Failed::Again { news }
+        );
+        // A restart forgets nothing of it.
+        let stored = serde_json::to_vec(&install).unwrap();
+        install = serde_json::from_slice(&stored).unwrap();
+        let Next::Wait(Wait::Again { left }) = next(&install, &one, &rested(Duration::ZERO)) else {
+            panic!("it waits");
+        };
+        assert_eq!(next(&install, &one, &rested(left)), Next::Rehearse);
+        waits.push(left.as_secs());
+    }
+    assert_eq!(waits[..8], [30, 60, 120, 240, 480, 960, 1920, 3600]);
+    assert_eq!(waits[99], 3600);
+    assert_eq!(install.retry_of(&one.0).unwrap().tries, 100);
+    assert_eq!(install.refused, None);
+    // Each reason is news once, and there is an end to that.
+    let told = (0..20).filter(|turn| {
+        let why = format!("reason {}", turn % 12);
+        install.fail(&one.0, failure(Blame::Device, &why), 1, 0) == Failed::Again { news: true }
+    });
+    assert_eq!(told.count(), 7);
+    // What the site waits for is waited for as before, and another epoch begins anew.
+    let hold = Conditions {
+        hold: true,
+        ..free()
+    };
+    assert_eq!(next(&install, &one, &hold), Next::Wait(Wait::Hold));
+    assert_eq!(next(&install, &two, &free()), Next::Rehearse);
+    assert_eq!(
+        install.fail(&two.0, full(), 1, 0),
+        Failed::Again { news: true }
+    );
+    assert_eq!(install.retry_of(&two.0).unwrap().tries, 1);
+    // A document that only goes on to more gateways is the same to it.
+    let wider = going_on(3, 1, false);
+    assert_eq!(install.retry_of(&wider.0).unwrap().tries, 1);
+    install.begin(two.0.clone());
+    assert_eq!(install.retry, None);
+}
+
+#[test]
+fn what_may_be_the_modules_fault_is_refused_after_a_bounded_number_of_tries() {
+    let one = here(1, "1.0.0", None, "[]");
+    let mut install = Install::default();
+    let slow = || failure(Blame::Unclear, "the compiler took too long");
+    for _ in 1..UNCLEAR_TRIES {
+        assert!(matches!(
+            install.fail(&one.0, slow(), 1, 0),
+            Failed::Again { .. }
+        ));
+        // The device's own failures between do not count.
+        let full = failure(Blame::Device, "the disk is full");
+        assert!(matches!(
+            install.fail(&one.0, full, 1, 0),
+            Failed::Again { .. }
+        ));
+    }
+    assert_eq!(install.fail(&one.0, slow(), 7, 0), Failed::Refused);
+    let refused = install.refused.as_ref().unwrap();
+    assert_eq!(
+        (refused.stage, refused.at, refused.why.as_str()),
+        (
+            Stage::Loading,
+            7,
+            "the compiler took too long; it was tried 8 times"
+        )
+    );
+    assert_eq!(install.retry, None);
+    assert_eq!(next(&install, &one, &free()), Next::Rest);
+}
+
+#[test]
+fn a_revocation_that_fails_by_the_devices_fault_waits_for_that_alone() {
+    let one = here(1, "1.0.0", None, "[]");
+    let two = here(
+        2,
+        "1.1.0",
+        Some("1.1.0"),
+        r#"[{"percent": 1, "after": "90d"}]"#,
+    );
+    let mut install = Install::default();
+    install.begin(one.0.clone());
+    install.settle(1);
+    install.fail(&two.0, failure(Blame::Device, "no memory"), 1, u64::MAX);
+    let revoked = |rested| Conditions {
+        hold: true,
+        revoked: true,
+        rested,
+        ..free()
+    };
+    assert!(matches!(
+        next(&install, &two, &revoked(Duration::ZERO)),
+        Next::Wait(Wait::Again { .. })
+    ));
+    assert_eq!(next(&install, &two, &revoked(HOUR)), Next::Rehearse);
+    // A trial goes on to be looked at meanwhile.
+    install.phase = Phase::Trying;
+    assert_eq!(next(&install, &two, &revoked(Duration::ZERO)), Next::Watch);
+}
+
 /// What can happen to an installation.
 #[derive(Clone, Debug)]
 enum Step {
-    Publish { minimum: bool },
-    Advance { sound: bool },
-    Verdict { good: bool },
+    Publish {
+        minimum: bool,
+    },
+    Advance {
+        sound: bool,
+        blame: u8,
+        rested: bool,
+    },
+    Verdict {
+        good: bool,
+    },
     Restart,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         any::<bool>().prop_map(|minimum| Step::Publish { minimum }),
-        any::<bool>().prop_map(|sound| Step::Advance { sound }),
+        (any::<bool>(), 0..3_u8, any::<bool>()).prop_map(|(sound, blame, rested)| Step::Advance {
+            sound,
+            blame,
+            rested
+        }),
         any::<bool>().prop_map(|good| Step::Verdict { good }),
         Just(Step::Restart),
     ];
@@ -342,15 +480,22 @@ proptest! {
                     let version = format!("1.{number}.0");
                     newest = Some(here(number, &version, minimum.then_some(version.as_str()), "[]"));
                 }
-                Step::Advance { sound } => {
+                Step::Advance { sound, blame, rested } => {
                     let Some(newest) = &newest else { continue };
                     install.raise_minimums(&newest.1);
                     let active = install.in_force.as_ref().and_then(|epoch| epoch.module("range"));
                     let revoked = active
                         .is_some_and(|module| install.revoked("range", &module.version).is_some());
-                    match next(&install, newest, &Conditions { revoked, ..free() }) {
+                    match next(&install, newest, &Conditions { revoked, rested: if rested { 2 * HOUR } else { Duration::ZERO }, ..free() }) {
                         Next::Rehearse if sound => install.begin(newest.0.clone()),
-                        Next::Rehearse => install.refuse(&newest.0, Stage::Loading, "no".to_owned(), 1),
+                        Next::Rehearse => {
+                            let blame = [Blame::Module, Blame::Device, Blame::Unclear][usize::from(blame)];
+                            let failed = install.fail(&newest.0, failure(blame, "no"), 1, u64::MAX);
+                            prop_assert_eq!(failed == Failed::Refused, install.retry.is_none());
+                            if blame == Blame::Device {
+                                prop_assert_ne!(failed, Failed::Refused);
+                            }
+                        }
                         Next::PutBack => install.went_back(),
                         Next::Rest | Next::Wait(_) | Next::Watch => {}
                     }

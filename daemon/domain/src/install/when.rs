@@ -92,6 +92,8 @@ pub struct Conditions {
     pub now: Option<i64>,
     /// Something runs that was revoked: then nothing is waited for.
     pub revoked: bool,
+    /// Since an epoch was tried last, as far as this process knows: since its start at least.
+    pub rested: Duration,
 }
 
 impl Conditions {

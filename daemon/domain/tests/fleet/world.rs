@@ -9,7 +9,8 @@ use std::time::Duration;
 use tidegate_domain::channel::{Channel, OnFailure, Pinned, Staged, StagedWave, WaveGate};
 use tidegate_domain::fleet::{self, Decision, Fleet, Heard, Idle, Note};
 use tidegate_domain::install::{
-    Conditions, Elapsed, Epoch, EpochModule, Install, Next, Polls, Stage, Wait, place,
+    Blame, Conditions, Elapsed, Epoch, EpochModule, Failure, Install, Next, Polls, Stage, Wait,
+    place,
 };
 
 /// Milliseconds of a second, a minute, an hour.
@@ -506,6 +507,7 @@ impl World {
                 window: None,
                 now: of.clock.then(|| wall(self.now)),
                 revoked: false,
+                rested: Duration::ZERO,
             };
             match of
                 .install
@@ -533,8 +535,12 @@ impl World {
         let of = &mut self.gateways[gateway as usize];
         if !sound {
             let why = "a golden vector does not pass here".to_owned();
-            of.install
-                .refuse(&document.epoch, Stage::Vectors, why.clone(), wall(self.now));
+            let failure = Failure {
+                stage: Stage::Vectors,
+                blame: Blame::Module,
+                why: why.clone(),
+            };
+            of.install.fail(&document.epoch, failure, wall(self.now), 0);
             self.outcome.failed += 1;
             return self.report(gateway, "epoch-refused", &why);
         }

@@ -356,5 +356,6 @@ pub fn compile_if_asked() {
     let request = CompileRequest::of_arguments(&arguments).unwrap();
     let (mut input, mut output) = (std::io::stdin(), std::io::stdout());
     let done = compile_child(&request, &mut input, &mut output);
-    std::process::exit(i32::from(done.is_err()));
+    let code = done.map_or_else(|error| error.exit_code(), |()| 0);
+    std::process::exit(i32::from(code));
 }

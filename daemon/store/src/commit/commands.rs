@@ -85,9 +85,9 @@ impl<'a> Commit<'a> {
     fn carry_out(&mut self, command: &CommandInput, id: &str) -> Result<Answer, rusqlite::Error> {
         match &command.todo {
             Todo::Refuse(text) => Ok(Answer::error(text)),
-            Todo::Answer(data) => Ok(Answer {
+            Todo::Answer { text, data } => Ok(Answer {
                 status: ReplyStatus::Done,
-                text: "the gateway as it is now".to_owned(),
+                text: text.clone(),
                 data: Some(data.clone()),
             }),
             Todo::Acknowledge { selection, by } => {

@@ -88,7 +88,16 @@ use tidegate_domain::item::ItemKind;
 #[test]
 fn a_command_that_comes_again_is_answered_again_and_not_carried_out_again() {
     let mut bench = Bench::new();
-    let report = |n: u64| command("a", Name::Report, Todo::Answer(json!({ "n": n })));
+    let report = |n: u64| {
+        command(
+            "a",
+            Name::Report,
+            Todo::Answer {
+                text: "well".to_owned(),
+                data: json!({ "n": n }),
+            },
+        )
+    };
     let committed = bench.order(report(1));
     let token = AckToken {
         connection: 3,
@@ -136,7 +145,10 @@ fn a_refusal_is_answered_and_remembered_and_what_has_no_id_is_acknowledged() {
 fn answers_are_remembered_in_a_bounded_number_and_a_bounded_size() {
     let mut bench = Bench::new();
     for n in 0..1030 {
-        let answer = Todo::Answer(json!({}));
+        let answer = Todo::Answer {
+            text: "well".to_owned(),
+            data: json!({}),
+        };
         bench.apply(command(&n.to_string(), Name::Report, answer));
     }
     bench.commit();
@@ -149,7 +161,10 @@ fn answers_are_remembered_in_a_bounded_number_and_a_bounded_size() {
     assert_eq!(count(&bench), (1024, 7));
     // 64 MiB / 64 hold sixteen of 60 KiB; one alone is kept whatever its size.
     for n in 0..40 {
-        let answer = Todo::Answer(json!("x".repeat(60 * 1024)));
+        let answer = Todo::Answer {
+            text: "well".to_owned(),
+            data: json!("x".repeat(60 * 1024)),
+        };
         bench.order(command(&format!("large{n}"), Name::Report, answer));
     }
     assert_eq!(count(&bench).0, 17);

@@ -77,7 +77,10 @@ fn filled(batches: i64) -> (Bench, PathBuf) {
         outcome.heard = heard.collect();
         bench.apply(outcome);
         let id = format!("command{batch}");
-        let todo = Todo::Answer(serde_json::json!({ "n": batch }));
+        let todo = Todo::Answer {
+            text: "well".to_owned(),
+            data: serde_json::json!({ "n": batch }),
+        };
         bench.apply(command(&id, Name::Report, todo));
         bench.commit();
         if batch == batches / 2 {
@@ -240,7 +243,10 @@ fn a_salvaged_store_goes_on_with_what_it_remembers() {
     let again = command(
         "command7",
         Name::Report,
-        Todo::Answer(serde_json::json!({})),
+        Todo::Answer {
+            text: "well".to_owned(),
+            data: serde_json::json!({}),
+        },
     );
     bench.apply(again);
     bench.try_commit().unwrap();
