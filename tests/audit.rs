@@ -427,9 +427,11 @@ fn a_log_that_was_cut_off_is_set_aside_at_the_start_and_the_page_says_so() {
     let (code, found) = verdict(&config, &[]);
     assert_eq!(
         (code, found["found"]["breaks"].as_array().unwrap().len()),
-        (0, 1),
+        (3, 1),
         "{found}"
     );
+    // Whoever knows of it says so.
+    assert_eq!(verdict(&config, &["--allow-anew"]).0, 0);
     let aside = site.path("state/audit.aside-1");
     assert_eq!(
         fs::read(aside.join("00000000000000000001.log")).unwrap(),

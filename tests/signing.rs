@@ -16,7 +16,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use support::{
-    Broker, Daemon, Site, configuration, hostile_components, numbered, tidegate, verify, wait_for,
+    Broker, Daemon, Site, configuration, hostile_components, numbered, run, tidegate, verify,
+    wait_for,
 };
 
 /// A gateway that runs the module `mine`, and keys made by openssl.
@@ -177,6 +178,21 @@ fn said(output: &Output) -> String {
 }
 
 /// What is signed, as a shell would make it: by sha256sum.
+/// What the audit log has of one kind.
+fn audited(stand: &Stand, action: &str) -> Vec<Value> {
+    let config = stand.config.to_str().unwrap();
+    let shown = run(&[
+        "audit", "show", "--json", "--limit", "10000", "--config", config,
+    ]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let entries = shown
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    entries
+        .filter(|entry: &Value| entry["action"] == action)
+        .collect()
+}
+
 fn signed_text(stand: &Stand) -> String {
     let digest = |extension: &str| {
         let mut sha256sum = Command::new("sha256sum");
@@ -449,6 +465,32 @@ fn a_signed_module_runs_shows_its_key_and_stops_with_it() {
         "{}",
         said(&back)
     );
+
+    // A site that lets anything run lets it run, on nobody's word: it is red, and on record as what nobody trusted signed.
+    daemon.kill();
+    let policy = stand
+        .site
+        .write("conf.d/policy.toml", "[modules]\nallow-unsigned = true\n");
+    let before = audited(&stand, "module.signed").len();
+    daemon = Daemon::start(&stand.config);
+    let back = stand.module(&daemon, &["rollback", "range"]);
+    assert!(back.status.success(), "{}", said(&back));
+    wait_for("the module of before", || {
+        (stand.running(&daemon)["name"] == "mine").then_some(())
+    });
+    assert_eq!(stand.running(&daemon)["origin"], "local");
+    let unsigned = audited(&stand, "module.unsigned");
+    let object = &unsigned.last().unwrap()["object"];
+    assert_eq!(
+        (&object["module"], &object["signed-by"]),
+        (&"mine".into(), &Value::from(key.as_str()))
+    );
+    assert_eq!(audited(&stand, "module.signed").len(), before);
+    fs::remove_file(policy).unwrap();
+    daemon.signal("HUP");
+    wait_for("the swap", || {
+        (stand.running(&daemon)["name"] == "range").then_some(())
+    });
     stand.trust(&[&key]);
     daemon.signal("HUP");
     wait_for("the key", || {

@@ -1,44 +1,51 @@
 //! Modules over the air, in the running gateway: when the repository is looked at, by whom, and what is said of it.
 //!
 //! A thread of its own looks and installs, because that writes and syncs files and compiles modules. What it does with what is
-//! here is `install.rs`.
+//! here is `install.rs`; one look is `deploy/look.rs`.
+
+mod look;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tidegate_deploy::{
-    Candidate, Device, Directory, Expiry, Http, HttpConfig, Kind, Now, Pace, Polled, Refusal,
-    Transport,
-};
-use tidegate_domain::channel::{Target, Version};
-use tidegate_domain::install::{Epoch, Polls};
-use tidegate_pipeline::{LoadLimits, Manifest, inspect};
+use tidegate_deploy::{Kind, Now, Refusal};
+use tidegate_domain::channel::Target;
+use tidegate_domain::install::Polls;
 use tidegate_status::{Refused, view};
 use tidegate_store::{Event, Input};
 use tidegate_tls::Tls;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::audit::{self, Audit};
+pub(crate) use self::look::Looker;
+use crate::audit::Audit;
 use crate::config::{self, Config, Repository};
 use crate::install::Installer;
 use crate::rollouts::Rollouts;
 use crate::writer::ToWriter;
-use crate::{brought, clock};
+use crate::{brought, clock, observe};
 
 /// Orders that wait. Each is somebody at a terminal.
 const ORDERS: usize = 4;
 /// Time left to metadata at which it is worth saying: a week.
 const SOON: i64 = 7 * 86_400;
-/// A look that takes longer is given up; what came of files is kept.
-const LONGEST: Duration = Duration::from_hours(6);
 
 /// A look that somebody waits for.
-struct Order {
+pub(crate) struct Order {
     /// A folder to look at instead of the configured repository.
-    from: Option<PathBuf>,
+    pub(crate) from: Option<PathBuf>,
     reply: oneshot::Sender<Result<Value, Refused>>,
+}
+
+impl Order {
+    /// Tells whoever ordered it what came of the look.
+    pub(crate) fn answer(self, looked: Result<Value, Refusal>) {
+        let answer = looked.map_err(|refusal| refused(&refusal));
+        if self.reply.send(answer).is_err() {
+            tracing::debug!("whoever ordered the look is gone");
+        }
+    }
 }
 
 /// Why the desk does something.
@@ -54,40 +61,29 @@ enum Woken {
 pub(crate) struct Handle {
     orders: mpsc::Sender<Order>,
     status: Arc<Mutex<view::DeployStatus>>,
+    tls: Option<Arc<Tls>>,
 }
 
 /// What looks.
 pub(crate) struct Desk {
-    config: Arc<Config>,
-    deploy: config::Deploy,
-    device: Arc<Device>,
+    looker: Looker,
     installer: Installer,
-    tls: Option<Arc<Tls>>,
     orders: mpsc::Receiver<Order>,
-    status: Arc<Mutex<view::DeployStatus>>,
     stop: watch::Receiver<bool>,
-    audit: Audit,
     inbox: mpsc::Sender<ToWriter>,
     /// The end of metadata that was told, and whether it had come.
     told_expiry: Mutex<Option<(i64, bool)>>,
 }
 
-/// Makes both, where `[deploy]` is configured. `anew` is told when the gateway has to be wired anew.
+/// What looks, and what the rest of the gateway has of it, which orders the looks that it gets.
 ///
 /// # Errors
 /// The files of its TLS cannot be used.
-pub(crate) fn open(
+pub(crate) fn counter(
     config: &Arc<Config>,
-    rollouts: &Arc<Rollouts>,
-    inbox: mpsc::Sender<ToWriter>,
-    anew: &Arc<Notify>,
-    stop: watch::Receiver<bool>,
+    deploy: &config::Deploy,
     audit: &Audit,
-) -> anyhow::Result<Option<(Handle, Desk)>> {
-    let Some(deploy) = config.deploy.clone() else {
-        return Ok(None);
-    };
-    let device = Arc::new(brought::device(config, &deploy));
+) -> anyhow::Result<(Handle, Looker, mpsc::Receiver<Order>)> {
     let (place, tls) = match &deploy.repository {
         Repository::Directory(dir) => (dir.display().to_string(), None),
         Repository::Http { url, tls } => {
@@ -101,14 +97,47 @@ pub(crate) fn open(
         ..view::DeployStatus::default()
     }));
     let (orders, received) = mpsc::channel(ORDERS);
+    let handle = Handle {
+        orders,
+        status: Arc::clone(&status),
+        tls: tls.clone(),
+    };
+    let looker = Looker {
+        config: Arc::clone(config),
+        deploy: deploy.clone(),
+        device: Arc::new(brought::device(config, deploy)),
+        tls,
+        status,
+        audit: audit.clone(),
+    };
+    looker.show_newest();
+    Ok((handle, looker, received))
+}
+
+/// What looks and installs, where `[deploy]` is configured. `anew` is told when the gateway has to be wired anew.
+///
+/// # Errors
+/// The files of its TLS cannot be used.
+pub(crate) fn open(
+    config: &Arc<Config>,
+    rollouts: &Arc<Rollouts>,
+    inbox: mpsc::Sender<ToWriter>,
+    anew: &Arc<Notify>,
+    stop: watch::Receiver<bool>,
+    audit: &Audit,
+) -> anyhow::Result<Option<(Handle, Desk)>> {
+    let Some(deploy) = &config.deploy else {
+        return Ok(None);
+    };
+    let (handle, looker, orders) = counter(config, deploy, audit)?;
     let installer = Installer {
         config: Arc::clone(config),
         deploy: deploy.clone(),
-        device: Arc::clone(&device),
+        device: Arc::clone(&looker.device),
         rollouts: Arc::clone(rollouts),
         audit: audit.clone(),
         inbox: inbox.clone(),
-        status: Arc::clone(&status),
+        status: Arc::clone(&looker.status),
         anew: Arc::clone(anew),
         stop: stop.clone(),
         seen: None,
@@ -116,26 +145,28 @@ pub(crate) fn open(
         stuck: None,
     };
     let desk = Desk {
+        looker,
         installer,
-        config: Arc::clone(config),
-        deploy,
-        device,
-        tls,
-        orders: received,
-        status: Arc::clone(&status),
+        orders,
         stop,
-        audit: audit.clone(),
         inbox,
         told_expiry: Mutex::default(),
     };
-    desk.show_newest();
-    Ok(Some((Handle { orders, status }, desk)))
+    Ok(Some((handle, desk)))
 }
 
 impl Handle {
     /// What is said of it now.
     pub(crate) fn status(&self) -> view::DeployStatus {
-        lock(&self.status).clone()
+        view::DeployStatus {
+            tls: self.tls.as_deref().map(observe::tls_status),
+            ..lock(&self.status).clone()
+        }
+    }
+
+    /// TLS of the way to the repository.
+    pub(crate) fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
     }
 
     /// The modules of the channel, as far as nothing runs them, and one that was refused.
@@ -210,7 +241,7 @@ impl Desk {
     pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle) {
         // Steps are handed to workers from here, which needs the runtime and may block.
         let _entered = runtime.enter();
-        let mut polls = Polls::new(self.deploy.poll);
+        let mut polls = Polls::new(self.looker.deploy.poll);
         let mut at = Instant::now() + Polls::first(random());
         loop {
             let again = Instant::now() + self.installer.advance();
@@ -235,10 +266,7 @@ impl Desk {
             };
             at = Instant::now() + wait;
             if let Some(order) = order {
-                let answer = result.map_err(|refusal| refused(&refusal));
-                if order.reply.send(answer).is_err() {
-                    tracing::debug!("whoever ordered the look is gone");
-                }
+                order.answer(result);
             }
         }
     }
@@ -258,103 +286,22 @@ impl Desk {
         let mut stop = self.stop.clone();
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => None,
-            result = self.look(from) => Some(result),
+            result = self.looker.look(from) => {
+                self.tell_expiry(look::now());
+                Some(result)
+            }
         }
     }
 
     fn show_next(&self, at: Instant) {
         let left = at.saturating_duration_since(Instant::now());
-        lock(&self.status).next_check = Some(clock::wall() / 1_000_000 + millis(left));
-    }
-
-    /// One look, and what is said of it.
-    async fn look(&self, from: Option<PathBuf>) -> Result<Value, Refusal> {
-        lock(&self.status).checking = true;
-        let now = now();
-        let polled = match transport(&self.deploy, self.tls.as_ref(), from) {
-            Err(refusal) => Err(refusal),
-            Ok(transport) => {
-                let admit = |candidate: &Candidate<'_>| admit(candidate, &self.config);
-                let poll = self.device.poll(&transport, now, &admit);
-                match tokio::time::timeout(LONGEST, poll).await {
-                    Ok(polled) => polled,
-                    Err(_) => Err(took_too_long(&transport.place())),
-                }
-            }
-        };
-        self.show(&polled, now);
-        self.tell_expiry(now);
-        let polled = polled?;
-        Ok(json!({
-            "channel": self.deploy.channel.as_str(),
-            "epoch": polled.epoch,
-            "publication": polled.publication,
-            "news": polled.news,
-            "bytes": polled.bytes,
-            "expires": { "role": polled.expiry.role, "time": polled.expiry.at.as_millisecond() },
-            "modules": lock(&self.status).modules,
-        }))
-    }
-
-    fn show(&self, polled: &Result<Polled, Refusal>, now: Now) {
-        let time = clock::wall() / 1_000_000;
-        let mut status = lock(&self.status);
-        status.checking = false;
-        status.last_check = Some(time);
-        status.checks += 1;
-        match polled {
-            Ok(polled) => {
-                status.state = view::DeployState::Current;
-                status.error = None;
-                status.last_success = Some(time);
-                status.publication = Some(polled.publication);
-                show_expiry(&mut status, &polled.expiry, now);
-                drop(status);
-                if polled.news {
-                    self.show_newest();
-                    let status = lock(&self.status).clone();
-                    audit::fetched(&self.audit, &status, polled.epoch);
-                    tracing::info!(
-                        channel = self.deploy.channel.as_str(),
-                        epoch = polled.epoch,
-                        bytes = polled.bytes,
-                        "the channel names something new, and all of it is verified and here"
-                    );
-                }
-            }
-            Err(refusal) => {
-                status.failures += 1;
-                status.state = match refusal.kind {
-                    Kind::Fetch => view::DeployState::Unreachable,
-                    Kind::Expired => view::DeployState::Expired,
-                    Kind::Malformed
-                    | Kind::Signatures
-                    | Kind::Rollback
-                    | Kind::Mixed
-                    | Kind::Content
-                    | Kind::Name
-                    | Kind::Channel
-                    | Kind::Local => view::DeployState::Refused,
-                };
-                let error = view::DeployError {
-                    file: refusal.file.clone(),
-                    reason: refusal.reason.clone(),
-                    help: refusal.help.clone(),
-                };
-                // The same again is no news for the log.
-                if status.error.as_ref() != Some(&error) {
-                    audit::not_taken(&self.audit, &status, refusal);
-                    tracing::warn!("nothing is taken from the repository: {refusal}");
-                }
-                status.error = Some(error);
-            }
-        }
+        lock(&self.looker.status).next_check = Some(clock::wall() / 1_000_000 + millis(left));
     }
 
     /// Says a week ahead that nothing new will be installed any more, and says it when that has come: into the log, and up the
     /// line. Also while the repository cannot be reached, which is when it matters.
     fn tell_expiry(&self, now: Now) {
-        let Some(expires) = lock(&self.status).expires.clone() else {
+        let Some(expires) = lock(&self.looker.status).expires.clone() else {
             return;
         };
         let left = expires.time / 1000 - now.time.as_second();
@@ -381,7 +328,7 @@ impl Desk {
             ("deploy-expiring", text)
         };
         tracing::warn!("{text}");
-        let channel = self.deploy.channel.as_str();
+        let channel = self.looker.deploy.channel.as_str();
         let event = Event {
             time: clock::wall(),
             code: code.to_owned(),
@@ -391,107 +338,6 @@ impl Desk {
         if let Err(error) = self.inbox.try_send(ToWriter::Input(Input::Event(event))) {
             tracing::warn!("an event about the repository does not go up: {error}");
         }
-    }
-
-    fn show_newest(&self) {
-        let newest = match self.device.newest() {
-            Ok(newest) => newest,
-            Err(refusal) => {
-                tracing::error!("what the channel named is not known any more: {refusal}");
-                None
-            }
-        };
-        let mut status = lock(&self.status);
-        status.epoch = newest.as_ref().map(|newest| newest.epoch);
-        status.modules = newest.as_ref().map(modules).unwrap_or_default();
-    }
-}
-
-/// The way to the configured repository, or to a folder in its place.
-///
-/// # Errors
-/// There is none to such an address.
-pub(crate) fn transport(
-    deploy: &config::Deploy,
-    tls: Option<&Arc<Tls>>,
-    from: Option<PathBuf>,
-) -> Result<Arc<dyn Transport>, Refusal> {
-    let silence = deploy.timeout;
-    if let Some(dir) = from {
-        return Ok(Arc::new(Directory::new(dir, silence)));
-    }
-    Ok(match &deploy.repository {
-        Repository::Directory(dir) => Arc::new(Directory::new(dir, silence)),
-        Repository::Http { url, .. } => Arc::new(Http::new(HttpConfig {
-            url: url.clone(),
-            tls: tls.cloned(),
-            pace: Pace {
-                silence,
-                most_bytes_per_second: deploy.rate_limit,
-            },
-        })?),
-    })
-}
-
-fn show_expiry(status: &mut view::DeployStatus, expiry: &Expiry, now: Now) {
-    if expiry.at.as_second() - now.time.as_second() < SOON {
-        status.state = view::DeployState::Expiring;
-    }
-    status.expires = Some(view::DeployExpiry {
-        role: expiry.role.to_owned(),
-        time: expiry.at.as_millisecond(),
-    });
-}
-
-fn modules(epoch: &Epoch) -> Vec<view::DeployModule> {
-    let modules = epoch.modules.iter();
-    modules
-        .map(|module| view::DeployModule {
-            name: module.name.clone(),
-            version: module.version.clone(),
-            digest: module.digest.clone(),
-            world: module.world.clone(),
-            size_bytes: module.bytes,
-            sbom: module.sbom.clone(),
-            provenance: module.provenance.clone(),
-        })
-        .collect()
-}
-
-/// What can be said of a module without running it: that it is one, that this daemon is new enough, that the site takes one of
-/// its size.
-pub(crate) fn admit(candidate: &Candidate<'_>, config: &Config) -> Result<(), (String, String)> {
-    let publisher =
-        |what: String| Err((what, "the publisher has to make another version".to_owned()));
-    let release = candidate.release;
-    let daemon: Result<Version, _> = env!("CARGO_PKG_VERSION").parse();
-    if let (Some(minimum), Ok(daemon)) = (&release.minimum_daemon, daemon)
-        && *minimum > daemon
-    {
-        return Err((
-            format!("it needs version {minimum} of the daemon, and this is {daemon}"),
-            "update the daemon first".to_owned(),
-        ));
-    }
-    let manifest = Value::Object(release.manifest.clone()).to_string();
-    let manifest = match Manifest::parse(manifest.as_bytes()) {
-        Ok(manifest) => manifest,
-        Err(error) => return publisher(format!("its manifest: {error}")),
-    };
-    let allowed = LoadLimits::granted(&manifest.limits, &config.policy.loading);
-    let size = candidate.component.len() as u64;
-    if size > allowed.module_bytes {
-        return Err((
-            format!(
-                "it has {size} bytes, and {} are allowed",
-                allowed.module_bytes
-            ),
-            inspect::smaller(allowed.module_bytes).to_owned(),
-        ));
-    }
-    match inspect::inspect(candidate.component) {
-        Ok(_) => Ok(()),
-        Err(error) => publisher(format!("it is no module: {error}")),
     }
 }
 
@@ -506,25 +352,6 @@ fn refused(refusal: &Refusal) -> Refused {
         | Kind::Content
         | Kind::Name
         | Kind::Channel => Refused::Request(refusal.to_string()),
-    }
-}
-
-fn took_too_long(place: &str) -> Refusal {
-    Refusal {
-        kind: Kind::Fetch,
-        file: place.to_owned(),
-        reason: format!("the look took longer than {} hours", LONGEST.as_secs() / 3600),
-        help: "what came is kept, and the next poll goes on from there; is `deploy.rate-limit` too low?".to_owned(),
-    }
-}
-
-/// The time by which metadata is judged, as certificates are.
-pub(crate) fn now() -> Now {
-    let clock = crate::built::clock();
-    let time = tidegate_deploy::time(clock.seconds());
-    Now {
-        time,
-        set: clock::now().synced,
     }
 }
 

@@ -634,7 +634,7 @@ fn waiting(wait: Wait, retry: Option<&Retry>) -> view::InstallWait {
 }
 
 /// Milliseconds since the epoch of Unix.
-fn from_now(wait: Duration) -> i64 {
+pub(crate) fn from_now(wait: Duration) -> i64 {
     let millis = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
     (clock::wall() / 1_000_000).saturating_add(millis)
 }

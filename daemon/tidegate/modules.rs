@@ -104,8 +104,17 @@ pub(crate) fn missing(config: &Config, brought: &Brought) -> Vec<String> {
     missing.cloned().collect()
 }
 
+/// What is to be made of a module that this gateway has from nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It keeps the configuration from being used.
+    IsProblem,
+    /// The start waits until the channel brings it, unless the site holds everything.
+    MayCome,
+}
+
 /// Adds what is wrong with the modules that a configuration names and with their settings.
-pub(crate) fn check(config: &Config, problems: &mut Problems) {
+pub(crate) fn check(config: &Config, missing: Missing, problems: &mut Problems) {
     let brought = Brought::read(config).unwrap_or_else(|error| {
         let message = format!("what came over the air cannot be looked at: {error:#}");
         let help = "names of modules are judged as though nothing had come";
@@ -113,8 +122,15 @@ pub(crate) fn check(config: &Config, problems: &mut Problems) {
         Brought::default()
     });
     let brought = &brought;
+    let waits = missing == Missing::MayCome && config.deploy.as_ref().is_some_and(|d| !d.hold);
+    let coming = match waits {
+        true => self::missing(config, brought),
+        false => Vec::new(),
+    };
     for source in &config.sources {
-        if let config::Decode::Module(decoder) = &source.decode {
+        if let config::Decode::Module(decoder) = &source.decode
+            && !coming.contains(&decoder.module)
+        {
             let key = format!("source.{}.decode", source.name);
             let place = (key.as_str(), Role::Decoder);
             let settings = &decoder.settings;
@@ -122,7 +138,9 @@ pub(crate) fn check(config: &Config, problems: &mut Problems) {
         }
     }
     for source in &config.sources {
-        if let Some(driver) = driver_of(source) {
+        if let Some(driver) = driver_of(source)
+            && !coming.contains(&driver.module)
+        {
             let key = format!("source.{}", source.name);
             let place = (key.as_str(), Role::Driver);
             let settings = &driver.settings;
@@ -131,6 +149,9 @@ pub(crate) fn check(config: &Config, problems: &mut Problems) {
     }
     for pipeline in &config.pipelines {
         for (index, filter) in pipeline.filters.iter().enumerate() {
+            if coming.contains(&filter.module) {
+                continue;
+            }
             let key = format!("pipeline.{}.filters[{index}]", pipeline.name);
             let place = (key.as_str(), Role::Filter);
             let settings = brought.settings(filter);

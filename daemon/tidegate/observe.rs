@@ -18,7 +18,7 @@ use tidegate_uplink::UplinkHandle;
 use tokio::sync::Notify;
 
 pub(crate) use self::draw::{
-    alarm_row, gateway_status, recent_errors, source_url, stale_row, store_state, url,
+    alarm_row, gateway_status, recent_errors, source_url, stale_row, store_state, tls_status, url,
 };
 use self::draw::{source_state, uplink_state};
 use crate::audit::Audit;

@@ -83,31 +83,39 @@ impl Actions for Operator {
     }
 }
 
+/// Records what somebody asks for, does it, and records what came of it.
+pub(crate) async fn recorded<T>(
+    audit: &Audit,
+    asked: Entry,
+    act: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
+    let mut pending = Pending {
+        audit,
+        asked: Some(asked.clone()),
+        number: None,
+    };
+    let required = audit.require(asked.clone()).await;
+    let number = match required {
+        Ok(number) => number,
+        Err(refused) => {
+            pending.asked = None;
+            return Err(refused);
+        }
+    };
+    pending.number = Some(number);
+    let came = act.await;
+    pending.asked = None;
+    audit.answer(asked, number, &came);
+    came
+}
+
 impl Operator {
-    /// Records what somebody asks for, does it, and records what came of it.
     async fn recorded<T>(
         &self,
         asked: Entry,
         act: impl Future<Output = Result<T, Refused>>,
     ) -> Result<T, Refused> {
-        let mut pending = Pending {
-            audit: &self.audit,
-            asked: Some(asked.clone()),
-            number: None,
-        };
-        let required = self.audit.require(asked.clone()).await;
-        let number = match required {
-            Ok(number) => number,
-            Err(refused) => {
-                pending.asked = None;
-                return Err(refused);
-            }
-        };
-        pending.number = Some(number);
-        let came = act.await;
-        pending.asked = None;
-        self.audit.answer(asked, number, &came);
-        came
+        recorded(&self.audit, asked, act).await
     }
 
     async fn roll_back_module(&self, module: String) -> Result<Value, Refused> {

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::audit::{self, Audit};
 use crate::config::Config;
+use crate::first::{self, First};
 use crate::log::RecentErrors;
 use crate::notify::{notify, watchdog_interval};
 use crate::waiting::{self, Waited};
@@ -21,6 +22,15 @@ use crate::wiring::{self, Gateway};
 const DRAIN: Duration = Duration::from_secs(10);
 /// Signals within this time are one.
 const SAME_WISH: Duration = Duration::from_millis(300);
+
+/// What a configuration is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loading {
+    /// Nothing runs yet: modules that the channel may bring are waited for.
+    ToWait,
+    /// Everything that it names must be there.
+    ToRun,
+}
 
 /// Why the gateway did not run to an orderly end.
 #[derive(Debug)]
@@ -58,14 +68,15 @@ enum End {
     Failed(anyhow::Error),
 }
 
-/// Runs the gateway until a signal ends it. `reload` reads the configuration anew, on SIGHUP.
+/// Runs the gateway until a signal ends it. `reload` reads the configuration anew, on SIGHUP and when
+/// modules have come that it names.
 ///
 /// # Errors
 /// The gateway could not start, a stage ended by itself, or draining was not finished in time.
 pub(crate) fn run(
     config: Config,
     recent: RecentErrors,
-    reload: impl Fn() -> anyhow::Result<Config>,
+    reload: impl Fn(Loading) -> anyhow::Result<Config>,
 ) -> Result<u8, Error> {
     // Two threads carry the connections; filters and the store have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -78,7 +89,7 @@ pub(crate) fn run(
 async fn supervise(
     config: Config,
     recent: RecentErrors,
-    reload: impl Fn() -> anyhow::Result<Config>,
+    reload: impl Fn(Loading) -> anyhow::Result<Config>,
 ) -> Result<u8, Error> {
     let mut signals = Signals::new()?;
     let mut audit = Audit::start(&config.gateway.state_dir, &config.gateway.id)?;
@@ -94,7 +105,7 @@ async fn serve(
     recent: RecentErrors,
     audit: &mut Audit,
     signals: &mut Signals,
-    reload: impl Fn() -> anyhow::Result<Config>,
+    reload: impl Fn(Loading) -> anyhow::Result<Config>,
 ) -> Result<u8, Error> {
     loop {
         let address = config.status.listen;
@@ -111,6 +122,16 @@ async fn serve(
                 continue;
             }
         };
+        let first =
+            first::for_modules(&shared, &listener, &recent, audit, signals, &reload).await?;
+        match first {
+            First::Here => {}
+            First::Stop => return Ok(0),
+            First::Anew(new) => {
+                config = *new;
+                continue;
+            }
+        }
         audit::in_force(audit, &shared);
         let mut gateway = wiring::start(&shared, store, listener, recent.clone(), audit)?;
         tracing::info!("the gateway runs; its page is http://{address}/");
@@ -158,7 +179,7 @@ async fn watch(
     shared: &mut Arc<Config>,
     audit: &Audit,
     signals: &mut Signals,
-    reload: &impl Fn() -> anyhow::Result<Config>,
+    reload: &impl Fn(Loading) -> anyhow::Result<Config>,
 ) -> End {
     let observer = Arc::clone(gateway.observer());
     let (renewed, anew) = (gateway.renewed(), gateway.anew());
@@ -169,7 +190,7 @@ async fn watch(
         tokio::select! {
             asked = wish(signals, &hangup) => match asked {
                 Asked::Stop => return End::Stop,
-                Asked::Reload => match reload() {
+                Asked::Reload => match reload(Loading::ToRun) {
                     Ok(config) => {
                         // One at a time: what comes meanwhile is read when this one is through.
                         if swap.is_some() {

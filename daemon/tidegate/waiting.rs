@@ -1,8 +1,8 @@
 //! Opening the store, however long it takes. A disk that is full, read-only, broken or not yet mounted is no reason to end:
-//! the page says what is wrong, nothing is taken in, and opening is tried again.
+//! the page says what is wrong, nothing is taken in, and opening is tried again. The page serves whoever else has to wait, too.
 
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -18,8 +18,8 @@ use crate::audit::{self, Audit};
 use crate::config::Config;
 use crate::log::RecentErrors;
 use crate::notify::{notify, watchdog_interval};
-use crate::supervise::{Asked, Signals};
-use crate::{clock, gateway, observe, wiring};
+use crate::supervise::{Asked, Loading, Signals};
+use crate::{clock, deploy, gateway, observe, wiring};
 
 /// First and longest wait before opening is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -45,7 +45,7 @@ pub(crate) async fn for_store(
     recent: &RecentErrors,
     audit: &Audit,
     signals: &mut Signals,
-    reload: &impl Fn() -> anyhow::Result<Config>,
+    reload: &impl Fn(Loading) -> anyhow::Result<Config>,
 ) -> anyhow::Result<Waited> {
     #[cfg(feature = "test-faults")]
     crate::faults::switch_store();
@@ -65,10 +65,21 @@ pub(crate) async fn for_store(
             trouble.error,
             retry_in.as_millis()
         );
+        let why = Why {
+            store: trouble.state,
+            store_error: Some(format!("{:#}", trouble.error)),
+            unready: format!(
+                "the store is {}: {:#}",
+                trouble.state.as_str(),
+                trouble.error
+            ),
+            before: "the store can be used",
+            deploy: None,
+        };
         match &page {
-            Some(page) => page.view.found(&trouble),
+            Some(page) => page.found(why),
             None => {
-                page = Some(Page::serve(config, listener, recent, audit, &trouble)?);
+                page = Some(Page::serve(config, listener, recent, audit, why)?);
                 // The process does what it can: a service manager that takes it for stuck would only start it again.
                 notify(&[NotifyState::Ready]);
             }
@@ -84,7 +95,7 @@ pub(crate) async fn for_store(
                 _ = feed.tick() => notify(&[NotifyState::Watchdog]),
                 asked = signals.next() => match asked {
                     Asked::Stop => break Some(Waited::Stop),
-                    Asked::Reload => match reload() {
+                    Asked::Reload => match reload(Loading::ToWait) {
                         Ok(config) => break Some(Waited::Reload(Box::new(config))),
                         Err(error) => tracing::error!("the configuration is kept as it is: {error:#}"),
                     },
@@ -148,30 +159,40 @@ fn state_of(error: &std::io::Error) -> StoreState {
     }
 }
 
-/// The status server while there is nothing but trouble to show.
-struct Page {
+/// What a gateway that takes nothing in waits for.
+pub(crate) struct Why {
+    pub(crate) store: StoreState,
+    pub(crate) store_error: Option<String>,
+    /// Why it is not ready, for people.
+    pub(crate) unready: String,
+    /// `it is not connected before …`
+    pub(crate) before: &'static str,
+    pub(crate) deploy: Option<deploy::Handle>,
+}
+
+/// The status server while there is nothing but that to show.
+pub(crate) struct Page {
     view: Arc<Waiting>,
     stop: watch::Sender<bool>,
     server: JoinHandle<(String, anyhow::Result<()>)>,
 }
 
 impl Page {
-    fn serve(
+    pub(crate) fn serve(
         config: &Arc<Config>,
         listener: &TcpListener,
         recent: &RecentErrors,
         audit: &Audit,
-        trouble: &Trouble,
+        why: Why,
     ) -> anyhow::Result<Self> {
         let view = Arc::new(Waiting {
             config: Arc::clone(config),
             recent: recent.clone(),
             audit: audit.clone(),
-            trouble: Mutex::default(),
+            why: Mutex::new(why),
             started: Instant::now(),
             started_at: clock::wall() / 1_000_000,
         });
-        view.found(trouble);
         let listener = listener
             .try_clone()
             .context("the status server's listener")?;
@@ -188,7 +209,16 @@ impl Page {
         Ok(Self { view, stop, server })
     }
 
-    async fn close(self) {
+    pub(crate) fn found(&self, why: Why) {
+        *self.view.why() = why;
+    }
+
+    /// What it shows, for the control socket as well.
+    pub(crate) fn view(&self) -> Arc<dyn View> {
+        self.view.clone()
+    }
+
+    pub(crate) async fn close(self) {
         self.stop.send_replace(true);
         match self.server.await {
             Ok((_, Ok(()))) => {}
@@ -198,33 +228,26 @@ impl Page {
     }
 }
 
-/// A gateway whose store is not there.
+/// A gateway of which not all is there.
 struct Waiting {
     config: Arc<Config>,
     recent: RecentErrors,
     audit: Audit,
-    trouble: Mutex<(StoreState, String)>,
+    why: Mutex<Why>,
     started: Instant,
     started_at: i64,
 }
 
 impl Waiting {
-    fn found(&self, trouble: &Trouble) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
-            (trouble.state, format!("{:#}", trouble.error));
-    }
-
-    fn trouble(&self) -> (StoreState, String) {
-        self.trouble
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn why(&self) -> MutexGuard<'_, Why> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl View for Waiting {
     fn snapshot(&self) -> Arc<Snapshot> {
-        let (state, error) = self.trouble();
+        let why = self.why();
+        let error = format!("it is not connected before {}", why.before);
         let config = &self.config;
         let now = clock::now();
         Arc::new(Snapshot {
@@ -242,7 +265,7 @@ impl View for Waiting {
                     kind: source.kind.as_str().to_owned(),
                     state: view::SourceState::Connecting,
                     since: self.started_at,
-                    last_error: Some("it is not connected before the store can be used".to_owned()),
+                    last_error: Some(error.clone()),
                     ..view::SourceStatus::default()
                 })
                 .collect(),
@@ -255,10 +278,10 @@ impl View for Waiting {
                 })
                 .collect(),
             store: view::StoreStatus {
-                state: observe::store_state(state),
+                state: observe::store_state(why.store),
                 path: wiring::database(config).display().to_string(),
                 max_bytes: config.store.max_size,
-                last_error: Some(error),
+                last_error: why.store_error.clone(),
                 ..view::StoreStatus::default()
             },
             uplinks: config
@@ -269,10 +292,11 @@ impl View for Waiting {
                     url: observe::url(&uplink.broker),
                     state: view::UplinkState::Connecting,
                     since: self.started_at,
-                    last_error: Some("it is not connected before the store can be used".to_owned()),
+                    last_error: Some(error.clone()),
                     ..view::UplinkStatus::default()
                 })
                 .collect(),
+            deploy: why.deploy.as_ref().map(deploy::Handle::status),
             audit: Some(self.audit.status()),
             recent_errors: observe::recent_errors(&self.recent),
             ..Snapshot::default()
@@ -289,10 +313,9 @@ impl View for Waiting {
     }
 
     fn ready(&self) -> Readiness {
-        let (state, error) = self.trouble();
         Readiness {
             ready: false,
-            reasons: vec![format!("the store is {}: {error}", state.as_str())],
+            reasons: vec![self.why().unready.clone()],
         }
     }
 

@@ -357,15 +357,6 @@ pub(crate) fn start(
     crate::faults::install(&sources, &inbox);
 
     let source_tls: Vec<Option<Arc<Tls>>> = source_tls.into_values().collect();
-    let watched: Vec<Arc<Tls>> = source_tls
-        .iter()
-        .chain(uplink_tls.iter().flatten())
-        .flatten()
-        .cloned()
-        .collect();
-    if !watched.is_empty() {
-        tasks.spawn_on(watch_files(watched, stopped.clone()), &runtime);
-    }
     let rollouts = Arc::new(Rollouts {
         engine,
         kept,
@@ -385,6 +376,16 @@ pub(crate) fn start(
         let inbox = inbox.clone();
         crate::deploy::open(config, &rollouts, inbox, &anew, stopped.clone(), audit)?.unzip()
     };
+    let watched: Vec<Arc<Tls>> = source_tls
+        .iter()
+        .chain(uplink_tls.iter().flatten())
+        .flatten()
+        .chain(deploy.as_ref().and_then(|deploy| deploy.tls()))
+        .cloned()
+        .collect();
+    if !watched.is_empty() {
+        tasks.spawn_on(watch_files(watched, stopped.clone()), &runtime);
+    }
     let desk = desk.map(|desk| {
         let runtime = runtime.clone();
         spawn_thread(DEPLOY.to_owned(), &ended_sender, move || {
@@ -730,7 +731,7 @@ pub(crate) async fn serve_status(
     )
 }
 
-async fn serve_control(
+pub(crate) async fn serve_control(
     listener: tokio::net::UnixListener,
     router: axum::Router,
     refusals: Refusals,

@@ -155,6 +155,18 @@ fn a_damaged_file_is_fetched_again_and_a_damaged_trust_is_not_begun_anew() {
     poll(&device, good.clone()).unwrap();
     whole(&device).unwrap();
 
+    // What only says what is here is set aside, and made anew by the next look.
+    let channel = dir.path().join("deploy/channel.json");
+    for damage in ["{\"format\": 1, \"epoch\"", "{\"format\": 2}"] {
+        fs::write(&channel, damage).unwrap();
+        assert_eq!(device.newest().unwrap(), None);
+        let aside = channel.with_extension("damaged");
+        assert_eq!(fs::read_to_string(aside).unwrap(), damage);
+        let polled = poll(&device, good.clone()).unwrap();
+        assert!(polled.news && polled.bytes == 0, "{polled:?}");
+        assert_eq!(whole(&device).unwrap(), installed);
+    }
+
     let trust = dir.path().join("deploy/trust.json");
     let text = fs::read_to_string(&trust).unwrap();
     fs::write(&trust, &text[..text.len() / 2]).unwrap();

@@ -92,10 +92,12 @@ fn a_repository_behind_tls_knows_us_and_we_know_it() {
             .arg(&config)
             .output()
             .unwrap();
+        let tls = daemon.json("/api/v1/status")["deploy"]["tls"].clone();
         assert_eq!(daemon.stop(), 0);
         (
             output.status.success(),
             String::from_utf8(output.stderr).unwrap(),
+            tls,
         )
     };
     let strange = update("ca = \"other.pem\"");
@@ -113,6 +115,11 @@ fn a_repository_behind_tls_knows_us_and_we_know_it() {
     assert!(!Path::new(&path("state/deploy/channel.json")).exists());
     let known = update("ca = \"ca.pem\"\ncert = \"gateway.pem\"\nkey = \"gateway.key\"");
     assert!(known.0, "{}", known.1);
+    // Their ends are watched: our own, that of the CA, the server's.
+    let certificates = known.2["certificates"].as_array().unwrap();
+    let roles = certificates.iter().map(|one| one["role"].as_str().unwrap());
+    let roles: std::collections::BTreeSet<&str> = roles.collect();
+    assert_eq!(roles, ["ca", "own", "server"].into(), "{}", known.2);
     let installed = fs::read_to_string(path("state/deploy/channel.json")).unwrap();
     assert!(installed.contains("1.3.0"), "{installed}");
 }

@@ -278,7 +278,15 @@ fn a_new_gateway_waits_for_modules_that_only_the_channel_gives() {
         "waiting for varies: neither a local file nor a factory module",
     );
     said(&gateway, "still waiting for varies");
-    assert!(gateway.daemon.get("/healthz").is_none());
+    // The page is there, and says what is waited for.
+    let (code, ready) = gateway.daemon.get("/readyz").unwrap();
+    assert_eq!(code, 503, "{ready}");
+    let words = "waiting for modules of channel stable: varies";
+    assert!(ready.contains(words), "{ready}");
+    let install = gateway.install();
+    assert_eq!(install["state"], "waiting", "{install}");
+    let page = gateway.daemon.get("/").unwrap().1;
+    assert!(page.contains("Modules over the air"), "{page}");
     // An orderly end, also now.
     assert_eq!(gateway.daemon.stop(), 0);
     publisher.add("1.0.0", |_| ());
@@ -287,6 +295,16 @@ fn a_new_gateway_waits_for_modules_that_only_the_channel_gives() {
     gateway.settle(1);
     assert_eq!(gateway.version("active").as_deref(), Some("1.0.0"));
     gateway.check_whole();
+    // Another one has no network: it takes them from a stick, over the control socket.
+    let mut lone = Gateway::spawn(Site::new(), &publisher, "http://127.0.0.1:1/", "");
+    said(&lone, "still waiting for varies");
+    let tried = lone.module(&["rollback", "varies"]);
+    assert!(!tried.status.success());
+    let stick = publisher.site.path("repo");
+    lone.look(&["import", stick.to_str().unwrap()]);
+    lone.settle(1);
+    assert_eq!(lone.version("active").as_deref(), Some("1.0.0"));
+    assert_eq!(lone.audited(), ["epoch.begun", "epoch.settled"]);
     // From now on it starts without the repository.
     fs::remove_dir_all(publisher.site.path("repo")).unwrap();
     assert_eq!(gateway.daemon.stop(), 0);

@@ -135,15 +135,45 @@ impl Device {
         })
     }
 
-    /// The newest epoch of the channel of which all is here; `None` before that, and where another channel was followed.
+    /// The newest epoch of the channel of which all is here; `None` before that, where another channel was followed, and where the
+    /// file means nothing: it is set aside then, and the next poll makes it anew, for everything in it is in the repository.
     ///
     /// # Errors
-    /// The file is there and cannot be read.
+    /// The file is there, and can neither be read nor set aside.
     pub fn newest(&self) -> Result<Option<Epoch>, Refusal> {
-        let file: Option<EpochFile> =
-            self.read_file(CHANNEL, "remove the file: the next poll makes it anew")?;
-        let Some(file) = file else { return Ok(None) };
-        self.check_format(CHANNEL, file.format)?;
+        let path = self.config.dir.join(CHANNEL);
+        let refuse = |error: io::Error| {
+            let help = "look at the disk; the next poll tries again";
+            Refusal::new(
+                Kind::Local,
+                &path.display().to_string(),
+                error.to_string(),
+                help,
+            )
+        };
+        let Some(bytes) = durable::read(&path, FILE_BYTES).map_err(refuse)? else {
+            return Ok(None);
+        };
+        let read = serde_json::from_slice(&bytes).map_err(|error| error.to_string());
+        let read = read.and_then(|file: EpochFile| match file.format {
+            FORMAT => Ok(file),
+            other => Err(format!(
+                "it has format {other}, and this daemon reads {FORMAT}"
+            )),
+        });
+        let file = match read {
+            Ok(file) => file,
+            Err(why) => {
+                let aside = path.with_extension("damaged");
+                durable::rename(&path, &aside).map_err(refuse)?;
+                tracing::error!(
+                    "{} means nothing and is set aside as {}; the next look at the repository makes it anew: {why}",
+                    path.display(),
+                    aside.display()
+                );
+                return Ok(None);
+            }
+        };
         let ours = |epoch: &Epoch| epoch.channel == self.config.channel.as_str();
         Ok(Some(file.epoch).filter(ours))
     }

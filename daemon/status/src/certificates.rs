@@ -7,7 +7,10 @@ use crate::view::{CertificateRole, CertificateStatus, Snapshot, TlsStatus};
 /// Time left to a certificate from which on it is a finding, in milliseconds: 30 days.
 const SOON: i64 = 30 * 86_400_000;
 
-/// TLS of every source and uplink, with what it belongs to and where the page shows it.
+/// What is no broker.
+const REPOSITORY: &str = "repository";
+
+/// TLS of every source and uplink and of the repository, with what it belongs to and where the page shows it.
 pub(crate) fn connections(
     snapshot: &Snapshot,
 ) -> impl Iterator<Item = (&'static str, &str, String, &TlsStatus)> {
@@ -19,7 +22,16 @@ pub(crate) fn connections(
         let tls = u.tls.as_ref()?;
         Some(("uplink", u.name.as_str(), format!("#uplink-{at}"), tls))
     });
-    sources.chain(uplinks)
+    let repository = snapshot.deploy.iter().filter_map(|deploy| {
+        let tls = deploy.tls.as_ref()?;
+        Some((
+            REPOSITORY,
+            deploy.repository.as_str(),
+            "#deploy".to_owned(),
+            tls,
+        ))
+    });
+    sources.chain(uplinks).chain(repository)
 }
 
 /// What is wrong at `now`, milliseconds since the epoch.
@@ -38,7 +50,7 @@ pub(crate) fn findings(snapshot: &Snapshot, now: i64) -> Vec<Finding> {
         }
         for role in CertificateRole::ALL {
             findings.extend(expiry(tls, *role, now).map(|(level, expired, certificate)| {
-                let whose = whose(*role);
+                let whose = whose(kind, *role);
                 let verb = if expired { "has expired" } else { "expires soon" };
                 let until = certificate.not_after;
                 Finding {
@@ -53,6 +65,7 @@ pub(crate) fn findings(snapshot: &Snapshot, now: i64) -> Vec<Finding> {
                     hint: match role {
                         CertificateRole::Own => "Renew it and put it, with its key, into the files of “cert” and “key”: they are taken within a minute.",
                         CertificateRole::Ca => "Add its successor to the file of “ca” before it expires, and take it out afterwards.",
+                        CertificateRole::Server if kind == REPOSITORY => "Renew it at the server.",
                         CertificateRole::Server => "Renew it at the broker.",
                     }
                     .to_owned(),
@@ -86,10 +99,11 @@ fn expiry(
     Some((level, expired(first), first))
 }
 
-fn whose(role: CertificateRole) -> &'static str {
+fn whose(kind: &str, role: CertificateRole) -> &'static str {
     match role {
         CertificateRole::Own => "The gateway's certificate",
         CertificateRole::Ca => "A CA certificate",
+        CertificateRole::Server if kind == REPOSITORY => "The server's certificate",
         CertificateRole::Server => "The broker's certificate",
     }
 }
@@ -180,5 +194,43 @@ mod tests {
         let ca = "A CA certificate of source plant has expired";
         check(&[(Ca, -1), (Ca, 400)], &[(Level::Warn, ca)]);
         check(&[(Ca, -1), (Ca, -2)], &[(Level::Bad, ca)]);
+    }
+
+    #[test]
+    fn the_repositorys_are_judged_like_a_brokers() {
+        let now = 20_000 * DAY;
+        let certificate = |role, days: i64| CertificateStatus {
+            role,
+            subject: "updates".to_owned(),
+            not_after: now + days * DAY,
+        };
+        let snapshot = Snapshot {
+            deploy: Some(crate::view::DeployStatus {
+                repository: "https://updates.example/".to_owned(),
+                tls: Some(TlsStatus {
+                    certificates: vec![
+                        certificate(CertificateRole::Own, 3),
+                        certificate(CertificateRole::Server, -1),
+                    ],
+                    error: None,
+                }),
+                ..crate::view::DeployStatus::default()
+            }),
+            ..Snapshot::default()
+        };
+        let found = findings(&snapshot, now);
+        let found: Vec<_> = found.iter().map(|f| (f.level, f.what.as_str())).collect();
+        let whose = |text| format!("{text} of repository https://updates.example/");
+        let (own, server) = (
+            whose("The gateway's certificate"),
+            whose("The server's certificate"),
+        );
+        assert_eq!(
+            found,
+            [
+                (Level::Warn, format!("{own} expires soon").as_str()),
+                (Level::Bad, format!("{server} has expired").as_str())
+            ]
+        );
     }
 }

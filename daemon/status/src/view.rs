@@ -727,6 +727,8 @@ pub struct DeployStatus {
     pub checks: u64,
     /// Those that were refused or did not get through.
     pub failures: u64,
+    /// TLS of the way to the repository; `None` where that is in clear, or a folder.
+    pub tls: Option<TlsStatus>,
     /// What the channel names, by name; all of it is here.
     pub modules: Vec<DeployModule>,
     /// What became of it on this gateway.

@@ -11,6 +11,7 @@ use tidegate_deploy::Refusal;
 use tidegate_domain::command::Name;
 use tidegate_domain::quarantine;
 use tidegate_domain::rollout::{Chain, Change, SlotSpec};
+use tidegate_domain::signature::PublicKey;
 use tidegate_pipeline::{BusRefusal, LoadedModule, Origin};
 use tidegate_status::{Caller, Client, Refusals, view};
 use tidegate_store::{CommandInput, Todo};
@@ -97,10 +98,15 @@ pub(crate) fn not_in_force(audit: &Audit, error: &anyhow::Error) {
     });
 }
 
-/// A module from a local file is loaded, by whose word.
-pub(crate) fn local(audit: &Audit, module: &LoadedModule) {
+/// A module from a local file is loaded, by whose word: that of a key counts for as long as the site trusts it.
+pub(crate) fn local(audit: &Audit, module: &LoadedModule, trusted: &[PublicKey]) {
     let (action, key, reason) = match &module.origin {
         Origin::Factory | Origin::Channel => return,
+        Origin::Signed(key) if !trusted.contains(key) => (
+            Action::ModuleUnsigned,
+            Some(key.to_string()),
+            "`modules.allow-unsigned` lets it run, for the key that signed it is not in `modules.trusted-keys` any more",
+        ),
         Origin::Signed(key) => (
             Action::ModuleSigned,
             Some(key.to_string()),

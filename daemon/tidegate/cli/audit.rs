@@ -15,6 +15,8 @@ use super::{DONE, FAILURE, Failure, Site, say, say_json};
 use crate::audit::{dir, identity_dir};
 use crate::{clock, time};
 
+/// The exit code for a log that holds, and that began anew after one that did not.
+const BEGAN_ANEW: u8 = 3;
 /// Entries that `show` prints, unless it is asked for more.
 const SHOWN: usize = 50;
 /// Bytes of a file of evidence: the log's bound, and room for what stands around it.
@@ -24,7 +26,8 @@ const EVIDENCE_BYTES: u64 = 32 * 1024 * 1024;
 pub(super) enum Command {
     /// Print the latest entries, the newest last
     Show(Show),
-    /// Prove that the log is whole: every entry in order, unchanged and signed; exit code 1 where it is not
+    /// Prove that the log is whole: every entry in order, unchanged and signed; exit code 1 where it is not, 3 where it is and began
+    /// anew, for nothing is proven of what was before
     Verify(Verify),
     /// Write evidence for an auditor into one file, which is verified without the gateway
     Export(Export),
@@ -58,6 +61,9 @@ pub(super) struct Verify {
     /// The gateway's public key as 64 hex digits, as `export` prints it
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
+    /// Exit code 0 also for a log that began anew, where whoever asks knows of it
+    #[arg(long)]
+    allow_anew: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -188,7 +194,11 @@ fn verify(arguments: &Verify) -> Result<u8, Failure> {
             )
         }
     };
-    report(&about, &found, arguments.json)
+    let code = report(&about, &found, arguments.json)?;
+    Ok(match &found {
+        Ok(verified) if !verified.breaks.is_empty() && !arguments.allow_anew => BEGAN_ANEW,
+        Ok(_) | Err(_) => code,
+    })
 }
 
 /// The key that the gateway has; `None` where it has none yet.

@@ -32,8 +32,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Loaded};
-use crate::first::{self, First};
-use crate::modules;
+use crate::modules::{self, Missing};
 
 /// Everything went well.
 const DONE: u8 = 0;
@@ -217,24 +216,22 @@ impl Site {
         self.accept(self.read_to_run())
     }
 
+    /// The same where modules are waited for that only the channel gives.
+    fn load_to_wait(&self) -> Result<Config, Failure> {
+        let loaded = config::load(&self.config, self.environment());
+        self.accept(with_modules(loaded, Missing::MayCome))
+    }
+
     /// The same at the start, where nothing runs instead: see [`config::load_to_start`].
     fn load_to_start(&self) -> Result<Config, Failure> {
         let loaded = config::load_to_start(&self.config, self.environment());
-        self.accept(with_modules(loaded))
-    }
-
-    /// Waits for modules that only the channel gives. Where the configuration has problems the start tells them.
-    fn wait_for_modules(&self) -> Result<First, Failure> {
-        let loaded = config::load_to_start(&self.config, self.environment());
-        match &loaded.config {
-            Some(config) => Ok(first::wait_for_modules(config)?),
-            None => Ok(First::Here),
-        }
+        self.accept(with_modules(loaded, Missing::MayCome))
     }
 
     /// The configuration with every problem that keeps it from running.
     fn read_to_run(&self) -> Loaded {
-        with_modules(config::load(&self.config, self.environment()))
+        let loaded = config::load(&self.config, self.environment());
+        with_modules(loaded, Missing::IsProblem)
     }
 
     fn accept(&self, loaded: Loaded) -> Result<Config, Failure> {
@@ -253,9 +250,9 @@ impl Site {
 }
 
 /// Adds what is wrong with the modules that a configuration names.
-fn with_modules(mut loaded: Loaded) -> Loaded {
+fn with_modules(mut loaded: Loaded, missing: Missing) -> Loaded {
     if let Some(config) = &loaded.config {
-        modules::check(config, &mut loaded.problems);
+        modules::check(config, missing, &mut loaded.problems);
     }
     if loaded.problems.has_errors() {
         loaded.config = None;

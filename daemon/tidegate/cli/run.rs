@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::{DONE, Failure, Site};
-use crate::first::First;
+use super::{Failure, Site};
+use crate::supervise::Loading;
 use crate::{log, supervise};
 
 #[derive(Debug, Args)]
@@ -16,15 +16,14 @@ pub(super) struct Arguments {
 /// version keeps it from starting.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let recent = log::start("info");
-    if arguments.site.wait_for_modules()? == First::Stop {
-        return Ok(DONE);
-    }
-    let config = arguments.site.load_to_start()?;
-    supervise::run(config, recent, || {
-        arguments
-            .site
-            .load_to_run()
-            .map_err(|failure| failure.error)
+    let site = &arguments.site;
+    let config = site.load_to_start()?;
+    supervise::run(config, recent, |loading| {
+        let loaded = match loading {
+            Loading::ToWait => site.load_to_wait(),
+            Loading::ToRun => site.load_to_run(),
+        };
+        loaded.map_err(|failure| failure.error)
     })
     .map_err(|error| match error {
         supervise::Error::Unusable(error) => Failure::configuration(error),

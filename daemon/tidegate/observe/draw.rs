@@ -565,7 +565,7 @@ fn summary_row(summary: &ClosedSummary) -> view::SummaryRow {
     }
 }
 
-fn tls_status(tls: &Tls) -> view::TlsStatus {
+pub(crate) fn tls_status(tls: &Tls) -> view::TlsStatus {
     let status = tls.status();
     let certificates = status.certificates.into_iter();
     view::TlsStatus {

@@ -89,7 +89,7 @@ impl Maker<'_> {
             "loaded {}",
             gateway::code(loaded.code_origin())
         );
-        audit::local(self.audit, &loaded);
+        audit::local(self.audit, &loaded, &self.config.modules.trusted_keys);
         lock(self.loaded).insert(digest.as_str().to_owned(), Arc::clone(&loaded));
         Ok(loaded)
     }
