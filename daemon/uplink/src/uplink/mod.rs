@@ -131,8 +131,8 @@ pub struct MqttUplink<T> {
     topics: Topics,
     outbox: Arc<dyn Outbox>,
     settled: mpsc::Sender<T>,
-    /// Settled, and not told to the store yet. While there are many nothing is fetched, so that it holds one window more at
-    /// most.
+    /// Settled, and not told to the store yet. While there are many nothing is fetched, so that it holds at most what was in
+    /// flight and ready then.
     unsaid: Vec<Settled>,
     /// When they are told at the latest.
     say_at: Instant,
